@@ -1,0 +1,206 @@
+"""Builds the extension ``fastbert._C`` from csrc/ with ninja. Everything declarative is in pyproject.toml.
+
+No torch is needed: the extension includes no torch header. Switches, all environment variables:
+
+    CXX                   the C++ compiler (default: the first of g++, clang++, c++)
+    CXXFLAGS, LDFLAGS     appended to the flags below
+    MAX_JOBS              compilations at a time (default: ninja's own choice)
+    FASTBERT_CUDA         0: no CUDA kernels; 1: CUDA kernels even without a GPU
+    FASTBERT_CUDA_ARCHS   for which GPUs, such as "80;90"
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+import sysconfig
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from setuptools import Extension, find_packages, setup
+from setuptools.command.build_ext import build_ext
+
+ROOT = Path(__file__).resolve().parent
+CSRC = ROOT / "csrc"
+BINDINGS = CSRC / "bindings.cpp"
+
+CXX_FLAGS = ("-std=c++17", "-O3", "-fPIC", "-fvisibility=hidden", "-Wall", "-Wextra")
+LINK_FLAGS = ("-shared", "-Wl,-O1", "-Wl,--as-needed")
+# Only files whose names end so may contain these instructions; which of them runs is decided when the program runs.
+ISA_FLAGS = {
+    "_avx2": ("-mavx2", "-mfma", "-mf16c"),
+    "_avx512": ("-mavx512f", "-mavx512bw", "-mavx512cd", "-mavx512dq", "-mavx512vl", "-mfma", "-mf16c"),
+}
+
+
+def fail(message: str) -> SystemExit:
+    """The build's errors are one sentence each: what is missing, and what to do."""
+    return SystemExit(f"fastbert: {message}")
+
+
+def find_compiler(environment: Mapping[str, str]) -> list[str]:
+    """The compiler's command line."""
+    if environment.get("CXX"):
+        command = shlex.split(environment["CXX"])
+        if shutil.which(command[0]) is None:
+            raise fail(f"CXX names the C++ compiler {command[0]!r}, which cannot be found")
+        return command
+    for name in ("g++", "clang++", "c++"):
+        if path := shutil.which(name):
+            return [path]
+    raise fail("no C++ compiler found (looked for g++, clang++ and c++): install g++ 9 or newer, or set CXX")
+
+
+def compiles(compiler: Sequence[str], source: str, flags: Sequence[str]) -> bool:
+    """Whether a program compiles and links."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "probe.cpp")
+        path.write_text(source)
+        command = [*compiler, str(path), "-o", str(path.with_suffix("")), *flags]
+        return subprocess.run(command, capture_output=True).returncode == 0
+
+
+def check_compiler(compiler: Sequence[str]) -> None:
+    """Complain early about what would otherwise end in a page of compiler messages."""
+    if not compiles(compiler, "#include <algorithm>\nint main() { return std::clamp(0, 0, 1); }\n", ["-std=c++17"]):
+        raise fail(f"{shlex.join(compiler)} cannot build a C++17 program: install g++ 9 or newer, or set CXX")
+    if not Path(sysconfig.get_path("include"), "Python.h").is_file():
+        raise fail(
+            f"the headers of Python {sysconfig.get_python_version()} are missing: install its development package"
+        )
+
+
+def openmp_flags(compiler: Sequence[str]) -> tuple[str, ...]:
+    """OpenMP where the compiler has it; build_info() says so where it has not."""
+    if compiles(compiler, "#include <omp.h>\nint main() { return omp_get_max_threads() < 1; }\n", ["-fopenmp"]):
+        return ("-fopenmp",)
+    print(f"fastbert: {shlex.join(compiler)} has no OpenMP: the CPU kernels will run on one thread")
+    return ()
+
+
+def targets_x86_64(compiler: Sequence[str]) -> bool:
+    """Asked of the compiler and not of this machine, which may be compiling for another."""
+    return compiles(compiler, "#if !defined(__x86_64__)\n#error\n#endif\nint main() {}\n", [])
+
+
+def cuda_report(environment: Mapping[str, str]) -> str:
+    """What the build says about CUDA, having checked the switches."""
+    wanted, architectures = environment.get("FASTBERT_CUDA", ""), environment.get("FASTBERT_CUDA_ARCHS", "")
+    if wanted not in ("", "0", "1"):
+        raise fail(f"FASTBERT_CUDA is {wanted!r}: allowed are 0 and 1")
+    if architectures and not re.fullmatch(r"\d{2,3}(;\d{2,3})*", architectures):
+        raise fail(f"FASTBERT_CUDA_ARCHS is {architectures!r}: allowed are numbers such as '80;90'")
+    return "no kernels in this version"
+
+
+def ninja_command() -> list[str]:
+    """ninja as its package ships it, else as the system has it."""
+    try:
+        import ninja
+    except ImportError:
+        if path := shutil.which("ninja"):
+            return [path]
+        raise fail("ninja is missing: pip install ninja") from None
+    return [str(Path(ninja.BIN_DIR, "ninja"))]
+
+
+def flags_of(source: Path, x86_64: bool) -> tuple[str, ...]:
+    """The instruction-set flags of one file."""
+    if not x86_64:
+        return ()
+    return next((flags for suffix, flags in ISA_FLAGS.items() if source.stem.endswith(suffix)), ())
+
+
+def escape(text: str) -> str:
+    """A path as a build.ninja statement takes it."""
+    return re.sub(r"([$ :])", r"$\1", text)
+
+
+def ninja_file(compiler: Sequence[str], flags: Sequence[str], link_flags: Sequence[str], output: Path) -> str:
+    """The text of build.ninja: one object for each file in csrc/, linked to ``output``; run in the build folder."""
+    import pybind11
+
+    x86_64 = targets_x86_64(compiler)
+    # For bindings.cpp alone: pip builds with another copy of pybind11 each time, which must not make every file stale.
+    includes = ("-I.", f"-I{pybind11.get_include()}", f"-I{sysconfig.get_path('include')}")
+    lines = [
+        "ninja_required_version = 1.8",
+        f"compiler = {shlex.join(compiler).replace('$', '$$')}",
+        f"flags = {shlex.join(flags).replace('$', '$$')}",
+        f"link_flags = {shlex.join(link_flags).replace('$', '$$')}",
+        "rule compile",
+        "  command = $compiler $flags $own_flags -MD -MF $out.d -c $in -o $out",
+        "  description = compile $in",
+        "  depfile = $out.d",
+        "  deps = gcc",
+        "rule link",
+        "  command = $compiler $in $link_flags -o $out",
+        "  description = link $out",
+    ]
+    objects = []
+    for source in sorted(CSRC.rglob("*.cpp")):
+        objects.append(escape(str(source.relative_to(CSRC).with_suffix(".o"))))
+        lines += [f"build {objects[-1]}: compile {escape(str(source))}"]
+        own_flags = includes if source == BINDINGS else flags_of(source, x86_64)
+        lines += [f"  own_flags = {shlex.join(own_flags).replace('$', '$$')}"]
+    lines += [f"build {escape(str(output))}: link {' '.join(objects)}", f"default {escape(str(output))}"]
+    return "\n".join(lines) + "\n"
+
+
+def config_header(version: str, flags: Sequence[str], cuda: str) -> str:
+    """build_config.h: what ``fastbert._C.build_info()`` reports."""
+
+    def quoted(text: str) -> str:
+        return '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'
+
+    values = {"VERSION": version, "FLAGS": shlex.join(flags), "CUDA": cuda}
+    return "".join(f"#define FASTBERT_{name} {quoted(value)}\n" for name, value in values.items())
+
+
+def write_if_changed(path: Path, text: str) -> None:
+    """An untouched file keeps its time, so that ninja does not compile again what has not changed."""
+    if not path.is_file() or path.read_text() != text:
+        path.write_text(text)
+
+
+class NinjaBuild(build_ext):
+    """Builds ``fastbert._C`` in parallel and again only where something changed."""
+
+    def build_folder(self) -> Path:
+        """Where objects go. An editable install would have a new folder each time and so compile everything again."""
+        python = f"temp.{self.plat_name}-{sys.implementation.cache_tag}"
+        return Path(ROOT / "build" / python if self.editable_mode else self.build_temp, "csrc").resolve()
+
+    def build_extension(self, ext: Extension) -> None:
+        """Write build.ninja and run it."""
+        compiler = find_compiler(os.environ)
+        check_compiler(compiler)
+        cuda = cuda_report(os.environ)
+        openmp = openmp_flags(compiler)
+        flags = [*CXX_FLAGS, *openmp, *shlex.split(os.environ.get("CXXFLAGS", ""))]
+        link_flags = [*LINK_FLAGS, *openmp, *shlex.split(os.environ.get("LDFLAGS", ""))]
+
+        folder = self.build_folder()
+        folder.mkdir(parents=True, exist_ok=True)
+        output = Path(self.get_ext_fullpath(ext.name)).resolve()
+        output.parent.mkdir(parents=True, exist_ok=True)
+        write_if_changed(folder / "build_config.h", config_header(self.distribution.get_version(), flags, cuda))
+        write_if_changed(folder / "build.ninja", ninja_file(compiler, flags, link_flags, output))
+
+        jobs = ["-j", os.environ["MAX_JOBS"]] if os.environ.get("MAX_JOBS") else []
+        if subprocess.run([*ninja_command(), "-C", str(folder), *jobs]).returncode != 0:
+            raise fail("the extension did not compile: the compiler's messages are above")
+        print(f"fastbert: built {output.name} with {shlex.join(compiler)}; CUDA: {cuda}")
+
+
+setup(
+    packages=[*find_packages(include=["fastbert", "fastbert.*"]), "fastbert.kernels"],
+    package_dir={"fastbert.kernels": "kernels"},
+    ext_modules=[Extension("fastbert._C", sources=[])],
+    cmdclass={"build_ext": NinjaBuild},
+)
