@@ -11,6 +11,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -92,7 +93,7 @@ class PackedBatch:
 
     def to(self, device: torch.device | str, *, non_blocking: bool = False) -> PackedBatch:
         """The same batch on another device."""
-        moved = {
+        moved: dict[str, Any] = {
             field.name: value.to(device, non_blocking=non_blocking)
             for field in dataclasses.fields(self)
             if isinstance(value := getattr(self, field.name), Tensor)
@@ -140,7 +141,7 @@ def unpad(x: Tensor, padding: Padding) -> Tensor:
 def repad(x: Tensor, padding: Padding) -> Tensor:
     """(total, ...) -> (batch, seq, ...): the inverse of :func:`unpad`, zeros where there is padding."""
     padded = x.new_zeros(padding.batch * padding.seq, *x.shape[1:])
-    return padded.index_copy(0, padding.indices, x).unflatten(0, (padding.batch, padding.seq))
+    return padded.index_copy(0, padding.indices, x).view(padding.batch, padding.seq, *x.shape[1:])
 
 
 def cumulative_lengths(lengths: Tensor) -> Tensor:
