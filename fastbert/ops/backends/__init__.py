@@ -1,0 +1,122 @@
+"""The backends of attention, and the choice among them."""
+
+from __future__ import annotations
+
+import functools
+import os
+import warnings
+
+import torch
+
+from fastbert.ops.backends import reference, sdpa
+from fastbert.ops.backends.interface import Backend, CompositeBackend, KernelBackend
+from fastbert.ops.problem import AttentionProblem
+
+__all__ = ["Backend", "CompositeBackend", "KernelBackend", "available_backends", "backend_names", "choose", "kernel"]
+
+_BACKENDS: dict[str, Backend] = {backend.name: backend for backend in (reference.BACKEND, sdpa.BACKEND)}
+
+# Fastest first.
+_ORDER: dict[str, tuple[str, ...]] = {
+    "cpu": ("sdpa", "reference"),
+    "cuda": ("sdpa", "reference"),
+}
+_ORDER_ELSEWHERE = ("sdpa", "reference")
+
+
+def backend_names() -> tuple[str, ...]:
+    """What ``backend=`` and FASTBERT_BACKEND may be, beside "auto"."""
+    return tuple(_BACKENDS)
+
+
+def _forced_backend() -> str:
+    name = os.environ.get("FASTBERT_BACKEND") or "auto"
+    if name != "auto" and name not in _BACKENDS:
+        allowed = ", ".join(("auto", *_BACKENDS))
+        raise ValueError(f"the environment variable FASTBERT_BACKEND is {name!r}; allowed are {allowed}")
+    return name
+
+
+# Read once, at import: a value that changed between calls would make compiled and eager code disagree.
+_FORCED = _forced_backend()
+
+
+def requested(backend: str | None) -> str:
+    """The name that holds for a call: its own, else FASTBERT_BACKEND, else "auto"."""
+    return _FORCED if backend is None else backend
+
+
+def choose(problem: AttentionProblem, backend: str | None = None) -> Backend:
+    """The backend that serves a problem.
+
+    Args:
+        problem: the call, described.
+        backend: a name, "auto", or None for FASTBERT_BACKEND (which is "auto" if unset).
+
+    Returns:
+        The one named; with "auto" the first in the device's order that supports the problem. An "auto" that has to
+        skip a faster one warns once for each reason, in eager mode only.
+
+    Raises:
+        ValueError: an unknown name, or a named backend that cannot serve the problem (with its reason).
+    """
+    name = requested(backend)
+    if name != "auto":
+        chosen = _named(name)
+        reason = chosen.supports(problem)
+        if reason is not None:
+            raise ValueError(f"attention: backend {name!r} cannot serve this call: {reason}")
+        return chosen
+    for candidate in _order(problem.device_type):
+        reason = _BACKENDS[candidate].supports(problem)
+        if reason is None:
+            return _BACKENDS[candidate]
+        if not torch.compiler.is_compiling():
+            _warn_once(candidate, reason)
+    raise ValueError(f"attention: no backend serves this call on {problem.device_type}")
+
+
+def kernel(name: str) -> KernelBackend:
+    """The kernel backend of a name, for the registered operators."""
+    backend = _named(name)
+    if not isinstance(backend, KernelBackend):
+        raise ValueError(f"attention: backend {name!r} is composed of torch operators and has no kernel")
+    return backend
+
+
+def available_backends(device_type: str = "cpu", problem: AttentionProblem | None = None) -> dict[str, str | None]:
+    """Every backend of a device in the order "auto" tries them: None, or why it would not serve the problem.
+
+    Args:
+        device_type: "cpu", "cuda", ...; taken from the problem if there is one.
+        problem: by default a training step's attention without dropout: bfloat16, head_dim 64, 512 tokens.
+    """
+    if problem is None:
+        problem = AttentionProblem(
+            device_type=device_type,
+            dtype=torch.bfloat16,
+            varlen=True,
+            batch=8,
+            heads=12,
+            kv_heads=12,
+            head_dim=64,
+            seq_q=512,
+            seq_k=512,
+            requires_grad=True,
+        )
+    return {name: _BACKENDS[name].supports(problem) for name in _order(problem.device_type)}
+
+
+def _order(device_type: str) -> tuple[str, ...]:
+    return _ORDER.get(device_type, _ORDER_ELSEWHERE)
+
+
+def _named(name: str) -> Backend:
+    if name not in _BACKENDS:
+        raise ValueError(f"attention: backend is {name!r}; allowed are {', '.join(('auto', *_BACKENDS))}")
+    return _BACKENDS[name]
+
+
+@functools.cache
+def _warn_once(backend: str, reason: str) -> None:
+    warnings.warn(f"attention skips the faster backend {backend!r}: {reason}", RuntimeWarning, stacklevel=2)

@@ -1,0 +1,140 @@
+"""What the tests of attention share: the backends, whole problems, and the rule for rounding errors."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, TypeAlias, TypeVar
+
+import pytest
+import torch
+from definition import Call
+from torch import Tensor
+
+from fastbert.ops import attention, attention_varlen
+from fastbert.ops.backends import backend_names
+
+BACKENDS = backend_names()
+DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+DEVICES = ("cpu", "cuda") if torch.cuda.is_available() else ("cpu",)
+
+QKV: TypeAlias = tuple[Tensor, Tensor, Tensor]
+T = TypeVar("T")
+
+
+def served(backend: str, run: Callable[[], T]) -> T:
+    """The result, or a skip with the backend's own reason why it does not serve the call."""
+    try:
+        return run()
+    except ValueError as error:
+        if f"backend {backend!r} cannot serve this call" in str(error):
+            pytest.skip(str(error))
+        raise
+
+
+FULL = Call()
+
+
+@dataclass(frozen=True)
+class Dense:
+    """A dense problem: shapes and options."""
+
+    batch: int
+    seq_q: int
+    seq_k: int
+    heads: int
+    kv_heads: int
+    head_dim: int
+    call: Call = FULL
+    dtype: torch.dtype = torch.float32
+    masked: bool = False
+
+    def tensors(self, device: str = "cpu") -> QKV:
+        """q, k, v with gradients."""
+        shape_q = (self.batch, self.seq_q, self.heads, self.head_dim)
+        shape_k = (self.batch, self.seq_k, self.kv_heads, self.head_dim)
+        q, k, v = (torch.randn(s, device=device).to(self.dtype).requires_grad_() for s in (shape_q, shape_k, shape_k))
+        return q, k, v
+
+    def mask(self, device: str = "cpu") -> Tensor | None:
+        if not self.masked:
+            return None
+        lengths = torch.randint(self.seq_k // 2, self.seq_k + 1, (self.batch, 1))
+        return (torch.arange(self.seq_k) < lengths).to(device)
+
+
+def options(call: Call) -> dict[str, Any]:
+    """A call as keyword arguments of the operators."""
+    return {
+        "causal": call.causal,
+        "window": call.window,
+        "scale": call.scale,
+        "dropout_p": call.dropout_p,
+        "rng": call.rng,
+    }
+
+
+def run_dense(
+    backend: str, q: Tensor, k: Tensor, v: Tensor, call: Call, mask: Tensor | None = None, **more: Any
+) -> Any:
+    arguments = options(call) | {"key_padding_mask": mask, "backend": backend} | more
+    return served(backend, lambda: attention(q, k, v, **arguments))
+
+
+def run_varlen(
+    backend: str, q: Tensor, k: Tensor, v: Tensor, call: Call, cu_q: Tensor, cu_k: Tensor, slack: int = 0, **more: Any
+) -> Any:
+    bounds = {
+        "cu_seqlens_q": cu_q,
+        "cu_seqlens_k": cu_k,
+        "max_seqlen_q": max(cu_q.diff().tolist(), default=0) + slack,
+        "max_seqlen_k": max(cu_k.diff().tolist(), default=0) + slack,
+    }
+    arguments = options(call) | bounds | {"backend": backend} | more
+    return served(backend, lambda: attention_varlen(q, k, v, **arguments))
+
+
+def with_dropout(call: Call, p: float = 0.2, seed: int = -987654321, device: str = "cpu") -> Call:
+    return replace(call, dropout_p=p, rng=torch.tensor([seed, 12], device=device))
+
+
+def gradients(out: Tensor, dout: Tensor, inputs: Sequence[Tensor]) -> tuple[Tensor, ...]:
+    return torch.autograd.grad(out, inputs, dout.to(out))
+
+
+def doubles(inputs: QKV) -> QKV:
+    """The same values in float64 on the CPU, with gradients of their own."""
+    q, k, v = (x.detach().double().cpu().requires_grad_() for x in inputs)
+    return q, k, v
+
+
+def assert_close(
+    name: str, found: Tensor, exact: Tensor, plain: Tensor | None = None, floor: float | None = None
+) -> None:
+    """Maximum and RMS error: at most twice those of the plain expression, plus 1e-5 (float32: 1e-6) of the size.
+
+    A floor replaces the 1e-5 or 1e-6 where a problem may show a row only one or two keys: the plain expression then
+    subtracts equal numbers, and a backward from the log-sum-exp two sums that differ by their rounding errors.
+    """
+    assert found.shape == exact.shape, f"{name}: {tuple(found.shape)} instead of {tuple(exact.shape)}"
+    if exact.numel() == 0:
+        return
+    exact = exact.detach()
+    error = (found.detach().double().cpu() - exact).abs()
+    assert error.isfinite().all(), f"{name}: not finite"
+    allowed_max = allowed_rms = 0.0
+    if plain is not None:
+        plain_error = (plain.detach().double().cpu() - exact).abs()
+        assert plain_error.isfinite().all(), f"{name}: the plain expression is not finite"
+        allowed_max, allowed_rms = float(plain_error.max()), float(plain_error.square().mean().sqrt())
+    if floor is None:
+        floor = 1e-6 if found.dtype == torch.float32 else 1e-5
+    absolute = floor * max(1.0, float(exact.abs().max()))
+    largest, rms = float(error.max()), float(error.square().mean().sqrt())
+    assert largest <= 2 * allowed_max + absolute, f"{name}: error {largest:.3g}, the plain expression {allowed_max:.3g}"
+    assert rms <= 2 * allowed_rms + absolute, f"{name}: RMS error {rms:.3g}, the plain expression {allowed_rms:.3g}"
+
+
+def assert_lse_close(found: Tensor, exact: Tensor) -> None:
+    assert found.dtype == torch.float32
+    torch.testing.assert_close(found.detach().double().cpu(), exact.detach(), rtol=1e-5, atol=1e-5)

@@ -1,0 +1,217 @@
+"""The operators as torch sees them: opcheck, compilation, meta tensors, second derivatives."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from definition import Call, plain_attention
+from problems import BACKENDS, QKV, Dense, doubles, served, with_dropout
+from torch import Tensor
+
+from fastbert.ops import attention, attention_varlen, backends, dropout
+from fastbert.ops.backends import KernelBackend
+
+KERNELS = [name for name in BACKENDS if isinstance(backends._named(name), KernelBackend)]
+CU = torch.tensor([0, 3, 3, 8], dtype=torch.int32)
+
+
+def _arguments(packed: bool, kernel: str) -> tuple[Any, ...]:
+    rng = torch.tensor([5, 1])
+    if packed:
+        q, k, v = (torch.randn(10, heads, 16, requires_grad=True) for heads in (4, 2, 2))
+        return (q, k, v, CU, CU, 6, 6, None, rng, 3, 0, 0.25, 26, False, kernel)
+    x = Dense(2, 7, 9, 4, 2, 16).tensors()
+    mask = torch.rand(2, 9) > 0.3
+    return (*x, None, None, 7, 9, mask, rng, None, 0, 0.25, 26, False, kernel)
+
+
+@pytest.mark.parametrize("packed", [False, True])
+@pytest.mark.parametrize("kernel", KERNELS)
+def test_opcheck(seed: int, kernel: str, packed: bool) -> None:
+    arguments = _arguments(packed, kernel)
+    torch.library.opcheck(torch.ops.fastbert.attention_forward.default, arguments)
+    q, k, v = (x.detach() for x in arguments[:3])
+    with torch.no_grad():
+        out, lse = torch.ops.fastbert.attention_forward(*arguments)
+    for gradients in ((torch.randn_like(out), torch.randn_like(lse)), (torch.randn_like(out), None)):
+        torch.library.opcheck(
+            torch.ops.fastbert.attention_backward.default, (*gradients, q, k, v, out, lse, *arguments[3:])
+        )
+
+
+@pytest.mark.parametrize("p", [0.0, 0.1])
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_compiles_whole_and_not_again(seed: int, backend: str, p: float) -> None:
+    """New sequences of new lengths, in numbers that were already seen to vary, run the graph that is there."""
+    torch._dynamo.reset()
+    rng = torch.tensor([5, 1])
+
+    def step(x: Tensor, cu: Tensor, bound: int, rng: Tensor) -> Tensor:
+        return attention_varlen(
+            x,
+            x * 2,
+            x,
+            cu_seqlens_q=cu,
+            cu_seqlens_k=cu,
+            max_seqlen_q=bound,
+            max_seqlen_k=bound,
+            causal=True,
+            dropout_p=p,
+            rng=rng,
+            backend=backend,
+        )
+
+    served(backend, lambda: step(torch.randn(8, 4, 16), CU, 5, rng))
+    compiled = torch.compile(step, fullgraph=True, backend="aot_eager")
+    batches = [(10, 6, [0, 3, 3, 8]), (13, 8, [0, 5, 5, 13]), (20, 9, [0, 8, 9, 18, 20]), (30, 10, [0, 7, 17, 20, 25])]
+    for i, (total, bound, lengths) in enumerate([*batches, (33, 20, [0, 20, 25, 33]), (31, 19, [0, 13, 31])]):
+        if i == len(batches):
+            torch._dynamo.config.error_on_recompile = True
+        try:
+            x = torch.randn(total, 4, 16, requires_grad=True)
+            cu = torch.tensor(lengths, dtype=torch.int32)
+            found, wanted = compiled(x, cu, bound, rng), step(x, cu, bound, rng)
+            torch.testing.assert_close(found, wanted)
+            dout = torch.randn_like(found)
+            torch.testing.assert_close(*(torch.autograd.grad(y, x, dout)[0] for y in (found, wanted)))
+        finally:
+            torch._dynamo.config.error_on_recompile = False
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_compiles_dense_with_a_mask_under_autocast(seed: int, backend: str) -> None:
+    inputs = Dense(2, 7, 9, 4, 2, 16).tensors()
+    mask = torch.arange(9) < torch.tensor([[9], [4]])
+
+    def step(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        return attention(q, k, v, window=(3, 0), key_padding_mask=mask, backend=backend)
+
+    compiled = torch.compile(step, fullgraph=True, backend="aot_eager")
+    with torch.autocast("cpu", torch.bfloat16):
+        found, wanted = compiled(*inputs), step(*inputs)
+    assert found.dtype == torch.bfloat16
+    torch.testing.assert_close(found, wanted)
+    dout = torch.randn_like(found)
+    for a, b in zip(*(torch.autograd.grad(y, inputs, dout) for y in (found, wanted)), strict=True):
+        torch.testing.assert_close(a, b)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("backend", "p"), [("reference", 0.1), ("sdpa", 0.0)])
+def test_inductor(seed: int, backend: str, p: float) -> None:
+    """The whole way to generated code, forward and backward."""
+    torch._dynamo.reset()
+
+    def step(x: Tensor, cu: Tensor, rng: Tensor) -> Tensor:
+        lengths: dict[str, Any] = {"cu_seqlens_q": cu, "cu_seqlens_k": cu, "max_seqlen_q": 9, "max_seqlen_k": 9}
+        out = attention_varlen(x, x, x.sin(), dropout_p=p, rng=rng, backend=backend, **lengths)
+        return dropout(out.flatten(1), p, rng=rng, site=1)
+
+    compiled = torch.compile(step, fullgraph=True)
+    x, rng = torch.randn(10, 4, 16, requires_grad=True), torch.tensor([5, 1])
+    found, wanted = compiled(x, CU, rng), step(x, CU, rng)
+    torch.testing.assert_close(found, wanted, rtol=1e-5, atol=1e-5)
+    dout = torch.randn_like(found)
+    a, b = (torch.autograd.grad(y, x, dout)[0] for y in (found, wanted))
+    torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-5)
+
+
+def test_compiled_dropout_draws_anew(seed: int) -> None:
+    q = torch.randn(1, 16, 2, 8)
+    compiled = torch.compile(lambda q: attention(q, q, q, dropout_p=0.5), fullgraph=True, backend="aot_eager")
+    torch.manual_seed(1)
+    first, second = compiled(q), compiled(q)
+    assert not torch.equal(first, second)
+    torch.manual_seed(1)
+    assert torch.equal(compiled(q), first)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_meta_tensors_have_shapes(backend: str) -> None:
+    q, k = torch.empty(2, 5, 4, 8, device="meta", requires_grad=True), torch.empty(2, 7, 2, 8, device="meta")
+    out = attention(q, k, k, causal=True, backend=backend)
+    assert out.shape == q.shape
+    assert torch.autograd.grad(out.sum(), q)[0].shape == q.shape
+
+
+@pytest.mark.parametrize("dropout", [False, True])
+def test_second_derivatives_of_the_reference(seed: int, dropout: bool) -> None:
+    call = with_dropout(Call(causal=True)) if dropout else Call(causal=True)
+    inputs = Dense(2, 6, 9, 4, 2, 8).tensors()
+    dout, ddq = torch.randn(inputs[0].shape), torch.randn(inputs[0].shape)
+    exact_inputs = doubles(inputs)
+
+    def second(out: Tensor, x: QKV) -> tuple[Tensor, ...]:
+        (dq, *_) = torch.autograd.grad(out, x, dout.to(out), create_graph=True)
+        return torch.autograd.grad(dq, x, ddq.to(out))
+
+    out = attention(*inputs, causal=True, dropout_p=call.dropout_p, rng=call.rng, backend="reference")
+    exact, _ = plain_attention(*exact_inputs, call)
+    for found, wanted in zip(second(out, inputs), second(exact, exact_inputs), strict=True):
+        torch.testing.assert_close(found.double(), wanted, rtol=1e-4, atol=1e-5)
+
+
+def test_second_derivatives_of_packed_calls(seed: int) -> None:
+    def penalty(backend_lengths: Tensor) -> Tensor:
+        x = torch.randn(10, 2, 8, generator=torch.Generator().manual_seed(0)).requires_grad_()
+        out, lse = attention_varlen(
+            x,
+            x,
+            x,
+            cu_seqlens_q=backend_lengths,
+            cu_seqlens_k=backend_lengths,
+            max_seqlen_q=10,
+            max_seqlen_k=10,
+            return_lse=True,
+            backend="reference",
+        )
+        (dx,) = torch.autograd.grad(out.square().sum() + lse.sum(), x, create_graph=True)
+        return torch.autograd.grad(dx.square().sum(), x)[0]
+
+    one_by_one = penalty(torch.tensor([0, 10], dtype=torch.int32))
+    assert one_by_one.isfinite().all()
+    apart = penalty(torch.tensor([0, 4, 10], dtype=torch.int32))
+    assert not torch.allclose(apart, one_by_one)
+
+
+@pytest.mark.parametrize("backend", [name for name in BACKENDS if name != "reference"])
+def test_second_derivatives_elsewhere_are_an_error_that_helps(seed: int, backend: str) -> None:
+    inputs = Dense(1, 6, 6, 2, 2, 8).tensors()
+    out = served(backend, lambda: attention(*inputs, backend=backend))
+    first = torch.autograd.grad(out.square().sum(), inputs, create_graph=True)
+    with pytest.raises(NotImplementedError, match=f"backend '{backend}' has no second derivatives; use .*reference"):
+        torch.autograd.grad(torch.stack([x.sum() for x in first]).sum(), inputs)
+
+
+def test_an_opaque_backward_is_an_error_too(seed: int) -> None:
+    """What a kernel without a differentiable backward does; the reference's own operator, called directly."""
+    arguments = _arguments(False, "reference")
+    out, lse = torch.ops.fastbert.attention_forward(*arguments)
+    dout = torch.randn_like(out)
+    gradients = torch.ops.fastbert.attention_backward(dout, None, *arguments[:3], out, lse, *arguments[3:])
+    with pytest.raises(NotImplementedError, match="no second derivatives"):
+        gradients[0].sum().backward()
+
+
+def test_create_graph_alone_is_no_error(seed: int) -> None:
+    for backend in BACKENDS:
+        inputs = Dense(1, 6, 6, 2, 2, 8).tensors()
+        out = served(backend, lambda b=backend, x=inputs: attention(*x, backend=b))  # type: ignore[misc]
+        wanted = torch.autograd.grad(out.sum(), inputs, retain_graph=True)
+        found = torch.autograd.grad(out.sum(), inputs, create_graph=True)
+        for a, b in zip(found, wanted, strict=True):
+            torch.testing.assert_close(a, b)
+
+
+@pytest.mark.usefixtures("two_threads")
+def test_threads_change_no_bit(seed: int) -> None:
+    inputs = Dense(4, 70, 70, 4, 4, 32, Call()).tensors()
+    call = with_dropout(Call())
+    results = []
+    for threads in (1, 2):
+        torch.set_num_threads(threads)
+        out = attention(*inputs, dropout_p=call.dropout_p, rng=call.rng, backend="reference")
+        results.append([out, *torch.autograd.grad(out, inputs, torch.ones_like(out))])
+    assert all(torch.equal(a, b) for a, b in zip(*results, strict=True))

@@ -1,0 +1,117 @@
+"""Which backend runs, and what is said when a faster one cannot."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import warnings
+from collections.abc import Iterator
+
+import pytest
+import torch
+
+from fastbert.ops import attention, available_backends, backends
+from fastbert.ops.problem import AttentionProblem
+
+
+def _problem(dropout: bool = False, return_lse: bool = False) -> AttentionProblem:
+    return AttentionProblem(
+        device_type="cpu",
+        dtype=torch.float32,
+        varlen=False,
+        batch=1,
+        heads=2,
+        kv_heads=2,
+        head_dim=8,
+        seq_q=4,
+        seq_k=4,
+        dropout=dropout,
+        return_lse=return_lse,
+    )
+
+
+@pytest.fixture
+def fresh_warnings() -> Iterator[None]:
+    backends._warn_once.cache_clear()
+    yield
+    backends._warn_once.cache_clear()
+
+
+def test_auto_takes_the_first_that_serves() -> None:
+    order = list(available_backends("cpu"))
+    assert order[-1] == "reference"
+    for problem in (_problem(), _problem(dropout=True), _problem(return_lse=True)):
+        reasons = available_backends(problem=problem)
+        first = next(name for name, reason in reasons.items() if reason is None)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            assert backends.choose(problem).name == first
+            assert backends.choose(problem, "auto").name == first
+
+
+def test_every_backend_of_an_order_exists() -> None:
+    for device_type in ("cpu", "cuda", "meta"):
+        assert set(available_backends(device_type)) <= set(backends.backend_names())
+
+
+def test_a_named_backend_that_cannot_says_why() -> None:
+    with pytest.raises(ValueError, match="backend 'sdpa' cannot serve this call: torch's SDPA draws other dropout"):
+        backends.choose(_problem(dropout=True), "sdpa")
+    with pytest.raises(ValueError, match=r"backend 'sdpa' cannot serve this call: .* log-sum-exp"):
+        backends.choose(_problem(return_lse=True), "sdpa")
+
+
+def test_a_composite_has_no_kernel() -> None:
+    with pytest.raises(ValueError, match="no kernel"):
+        backends.kernel("sdpa")
+
+
+def test_auto_warns_once_for_each_reason(fresh_warnings: None) -> None:
+    q = torch.randn(1, 4, 2, 8)
+    with pytest.warns(RuntimeWarning, match="skips the faster backend 'sdpa': torch's SDPA draws"):
+        attention(q, q, q, dropout_p=0.1)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        attention(q, q, q, dropout_p=0.1)
+        attention(q, q, q)
+    with pytest.warns(RuntimeWarning, match="log-sum-exp"):
+        attention(q, q, q, return_lse=True)
+
+
+def test_no_warning_while_compiling(fresh_warnings: None) -> None:
+    compiled = torch.compile(lambda q: attention(q, q, q, dropout_p=0.1), fullgraph=True, backend="eager")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", RuntimeWarning)
+        compiled(torch.randn(1, 4, 2, 8))
+
+
+def _run(code: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-c", code], env=os.environ | environment, capture_output=True, text=True, check=False
+    )
+
+
+def test_the_environment_forces_a_backend() -> None:
+    code = """
+import torch
+from fastbert.ops import attention, backends
+q = torch.randn(1, 4, 2, 8)
+attention(q, q, q)
+print(backends.requested(None))
+try:
+    attention(q, q, q, dropout_p=0.1)
+except ValueError as error:
+    print(error)
+attention(q, q, q, dropout_p=0.1, backend="auto")
+"""
+    result = _run(code, FASTBERT_BACKEND="sdpa")
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.splitlines()[0] == "sdpa"
+    assert "backend 'sdpa' cannot serve this call" in result.stdout
+
+
+def test_the_environment_names_an_unknown_backend() -> None:
+    result = _run("import fastbert.ops", FASTBERT_BACKEND="fast")
+    assert result.returncode != 0
+    assert "FASTBERT_BACKEND is 'fast'; allowed are auto, reference, sdpa" in result.stderr
