@@ -1,0 +1,249 @@
+"""GPT (Radford et al. 2018, 2019): the transformer with a causal mask, summed up by its last token.
+
+It is pretrained to predict the next one.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor
+
+from fastbert.models import generation, tasks
+from fastbert.models.base import GPT, Encoded, PretrainedModel
+from fastbert.models.cache import KeyValueCache
+from fastbert.models.config import TransformerConfig
+from fastbert.models.heads import Classifier, Summary, VocabularyHead, zero_empty
+from fastbert.models.inputs import ModelInputs, pack_inputs
+from fastbert.models.losses import (
+    LossTerm,
+    count_targets,
+    cross_entropy_term,
+    label_count,
+    label_term,
+    next_token_targets,
+    target_rows,
+)
+from fastbert.packing import PackedBatch
+
+
+class GPTModel(PretrainedModel):
+    """Token vectors."""
+
+    families = GPT
+    purpose = "model"
+
+    def __init__(self, config: TransformerConfig) -> None:
+        super().__init__(config)
+        self.initialise()
+
+    def forward(
+        self,
+        input_ids: Tensor | PackedBatch | None = None,
+        attention_mask: Tensor | None = None,
+        token_type_ids: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        inputs_embeds: Tensor | None = None,
+        past_key_values: KeyValueCache | None = None,
+        use_cache: bool | None = None,
+        output_hidden_states: bool | None = None,
+        output_attentions: bool | None = None,
+        return_dict: bool = True,
+    ) -> Any:
+        """last_hidden_state (batch, seq, hidden), past_key_values, hidden_states.
+
+        With ``past_key_values`` the input continues what that cache holds, and it is extended in place;
+        ``use_cache=True`` starts a new one.
+        """
+        cache = KeyValueCache() if use_cache and past_key_values is None else past_key_values
+        inputs = pack_inputs(
+            input_ids,
+            attention_mask,
+            token_type_ids,
+            position_ids,
+            inputs_embeds,
+            cache=cache,
+            output_attentions=output_attentions,
+        )
+        encoded = self.encode(inputs, cache=cache, output_hidden_states=output_hidden_states)
+        return inputs.answer(
+            return_dict,
+            encoded.states,
+            last_hidden_state=inputs.restore(encoded.hidden),
+            past_key_values=cache,
+        )
+
+
+class GPTForPreTraining(PretrainedModel):
+    """Language modelling: a score for every possible next token."""
+
+    families = GPT
+    purpose = "pretraining"
+
+    def __init__(self, config: TransformerConfig) -> None:
+        super().__init__(config)
+        self.lm_head = VocabularyHead(config)
+        self.initialise()
+
+    def forward(
+        self,
+        input_ids: Tensor | PackedBatch | None = None,
+        attention_mask: Tensor | None = None,
+        token_type_ids: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        inputs_embeds: Tensor | None = None,
+        past_key_values: KeyValueCache | None = None,
+        use_cache: bool | None = None,
+        labels: Tensor | None = None,
+        output_hidden_states: bool | None = None,
+        output_attentions: bool | None = None,
+        return_dict: bool = True,
+    ) -> Any:
+        """loss (with labels), logits (batch, seq, vocab_size), past_key_values, hidden_states.
+
+        ``labels``: (batch, seq) unshifted token ids, usually ``input_ids`` itself, -100 ignored. For the cache see
+        :class:`GPTModel`.
+        """
+        cache = KeyValueCache() if use_cache and past_key_values is None else past_key_values
+        inputs = pack_inputs(
+            input_ids,
+            attention_mask,
+            token_type_ids,
+            position_ids,
+            inputs_embeds,
+            token_labels=labels,
+            cache=cache,
+            output_attentions=output_attentions,
+        )
+        batch = inputs.batch
+        encoded = self.encode(inputs, cache=cache, output_hidden_states=output_hidden_states)
+        logits = self.lm_head(encoded.hidden, self.transformer.embeddings.tokens.weight)  # (total, vocab_size)
+        loss = None
+        if batch.labels is not None:
+            loss = cross_entropy_term(logits, next_token_targets(batch.labels, batch.cu_seqlens)).mean()
+        return inputs.answer(
+            return_dict, encoded.states, loss=loss, logits=inputs.restore(logits), past_key_values=cache
+        )
+
+    def loss_terms(self, batch: PackedBatch, *, auxiliary_lm: bool = False) -> dict[str, LossTerm]:
+        """The loss "lm": on every token but the first of each sequence, or on those that have a label."""
+        targets = _lm_targets(batch, auxiliary_lm)
+        rows = target_rows(targets)
+        encoded = self.encode(ModelInputs(batch))
+        logits = self.lm_head(encoded.hidden.index_select(0, rows), self.transformer.embeddings.tokens.weight)
+        return {"lm": cross_entropy_term(logits, targets.index_select(0, rows))}
+
+    def target_counts(self, batch: PackedBatch, *, auxiliary_lm: bool = False) -> dict[str, Tensor]:
+        return {"lm": count_targets(_lm_targets(batch, auxiliary_lm))}
+
+    def generate(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor | None = None,
+        *,
+        max_new_tokens: int,
+        eos_token_id: int | None = None,
+        pad_token_id: int | None = None,
+    ) -> Tensor:
+        """Continue prompts greedily: see :func:`fastbert.models.generation.greedy`."""
+        return generation.greedy(
+            self,
+            input_ids,
+            attention_mask,
+            max_new_tokens=max_new_tokens,
+            eos_token_id=eos_token_id,
+            pad_token_id=pad_token_id,
+        )
+
+
+class GPTForSequenceClassification(tasks.SequenceClassifier):
+    """A label or a number for [Start] text [Extract], or for [Start] premise [Delim] hypothesis [Extract]."""
+
+    families = GPT
+
+
+class GPTForTokenClassification(tasks.TokenClassifier):
+    """A label for each token."""
+
+    families = GPT
+
+
+class GPTForQuestionAnswering(tasks.QuestionAnswerer):
+    """The span of a text that answers a question."""
+
+    families = GPT
+
+
+class GPTForMultipleChoice(tasks.MultipleChoice):
+    """The right one of several [Start] context [Delim] answer [Extract]; the choices share one classifier dropout."""
+
+    families = GPT
+
+
+class GPTForSimilarity(tasks.TaskModel):
+    """How alike two texts are: both orders are read and their Extract vectors added (Radford et al. 2018, section 3.3).
+
+    Sequences come in pairs, [Start] a [Delim] b [Extract] and [Start] b [Delim] a [Extract]: a PackedBatch with
+    ``num_choices=2`` or padded inputs (batch, 2, seq).
+    """
+
+    families = GPT
+    purpose = "similarity"
+
+    def __init__(self, config: TransformerConfig) -> None:
+        super().__init__(config)
+        self.summary = Summary(config)
+        self.classifier = Classifier(config, config.num_labels, bias=config.classifier_bias)
+        self.initialise()
+
+    def forward(
+        self,
+        input_ids: Tensor | PackedBatch | None = None,
+        attention_mask: Tensor | None = None,
+        token_type_ids: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        inputs_embeds: Tensor | None = None,
+        labels: Tensor | None = None,
+        output_hidden_states: bool | None = None,
+        output_attentions: bool | None = None,
+        return_dict: bool = True,
+    ) -> Any:
+        """loss (with labels), logits (batch, num_labels), hidden_states. ``labels``: see ``losses.label_term``."""
+        inputs = pack_inputs(
+            input_ids,
+            attention_mask,
+            token_type_ids,
+            position_ids,
+            inputs_embeds,
+            labels=labels,
+            grouped=True,
+            output_attentions=output_attentions,
+        )
+        encoded = self.encode(inputs, output_hidden_states=output_hidden_states)
+        logits = self.score(encoded, inputs.batch)
+        return inputs.answer(return_dict, encoded.states, loss=self._loss(logits, inputs.batch), logits=logits)
+
+    def score(self, encoded: Encoded, batch: PackedBatch) -> Tensor:
+        if batch.num_choices != 2:
+            raise ValueError(
+                f"GPTForSimilarity reads both orders of a pair: num_choices must be 2, got {batch.num_choices}"
+            )
+        tasks.check_groups(batch)
+        both = (
+            self.summary(encoded.hidden, batch.cu_seqlens).unflatten(0, (batch.num_sequences // 2, 2)).sum(1)
+        )  # (pairs, hidden)
+        return zero_empty(self.classifier(both, encoded.rng), batch.cu_seqlens[::2])  # (pairs, num_labels)
+
+    def task_term(self, logits: Tensor, batch: PackedBatch) -> LossTerm | None:
+        return None if batch.labels is None else label_term(logits, batch.labels, self.config.problem_type)
+
+    def task_count(self, batch: PackedBatch) -> Tensor | None:
+        config = self.config
+        return None if batch.labels is None else label_count(batch.labels, config.num_labels, config.problem_type)
+
+
+def _lm_targets(batch: PackedBatch, auxiliary_lm: bool) -> Tensor:
+    """(total,) what each row is to predict: the next label, or the next token where the batch has no labels."""
+    if auxiliary_lm:
+        raise ValueError("auxiliary_lm: language modelling is this model's own objective")
+    return next_token_targets(batch.input_ids if batch.labels is None else batch.labels, batch.cu_seqlens)
