@@ -1,0 +1,131 @@
+"""The command line: ``fastbert pretrain | finetune | evaluate | predict | generate | fill-mask | doctor | demo``.
+
+Options are the fields of the same dataclasses that the Python calls take. Bad input ends with one sentence and exit
+status 2, an interruption with 130; ``FASTBERT_DEBUG=1`` shows the traceback instead.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+if TYPE_CHECKING:
+    from jsonargparse import ArgumentParser
+
+    from fastbert.inference import EvaluateConfig, FillMaskConfig, GenerateConfig, PredictConfig
+    from fastbert.training import RunResult
+
+
+class Command(NamedTuple):
+    """A subcommand: the dataclass whose fields are its options, and what runs with it."""
+
+    config: type
+    run: Callable[[Any], object]
+    help: str
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; returns the exit status."""
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    if os.environ.get("FASTBERT_DEBUG") == "1":
+        return _dispatch(arguments)
+    try:
+        return _dispatch(arguments)
+    except KeyboardInterrupt as stop:
+        print(f"\nfastbert: {stop or 'interrupted'}", file=sys.stderr)
+        return 130
+    except (ValueError, TypeError, OSError, ArithmeticError, ImportError) as error:
+        print(f"fastbert: error: {error}", file=sys.stderr)
+        return 2
+
+
+def _dispatch(arguments: list[str]) -> int:
+    if arguments == ["doctor"]:  # needs no more than the core dependencies, so it does not go through the parser
+        _doctor(None)
+        return 0
+    parser, commands = _build_parser()
+    parsed = parser.parse_args(arguments)
+    command = commands[parsed.command]
+    options = parser.instantiate(parsed)[parsed.command].as_dict()
+    options.pop("config")
+    command.run(command.config(**options))
+    return 0
+
+
+def _build_parser() -> tuple[ArgumentParser, dict[str, Command]]:
+    try:
+        from jsonargparse import ArgumentParser
+    except ImportError as error:
+        raise ImportError("this command needs the training extra: pip install 'fastbert-kernels[train]'") from error
+    commands = _commands()
+    parser = ArgumentParser(prog="fastbert", description="Pretrain, fine-tune and use BERT and GPT models.")
+    subcommands = parser.add_subcommands(dest="command", required=True)
+    for name, command in commands.items():
+        subparser = ArgumentParser(description=command.help)
+        subparser.add_argument("--config", action="config", help="YAML file with options; later options override it.")
+        subparser.add_class_arguments(command.config)
+        subcommands.add_subcommand(name, subparser, help=command.help)
+    return parser, commands
+
+
+def _commands() -> dict[str, Command]:
+    from fastbert import inference
+    from fastbert.demo import DemoConfig, run_demo
+    from fastbert.training import FinetuneConfig, PretrainConfig, finetune, pretrain
+
+    return {
+        "pretrain": Command(PretrainConfig, lambda c: _report(pretrain(c)), "Pretrain BERT or GPT on text files."),
+        "finetune": Command(FinetuneConfig, lambda c: _report(finetune(c)), "Fine-tune a model on labelled text."),
+        "evaluate": Command(inference.EvaluateConfig, _evaluate, "Measure a fine-tuned model on labelled text."),
+        "predict": Command(inference.PredictConfig, _predict, "Label texts with a fine-tuned model."),
+        "generate": Command(inference.GenerateConfig, _generate, "Continue a prompt with a GPT."),
+        "fill-mask": Command(inference.FillMaskConfig, _fill_mask, "Fill the masks of a text with a BERT."),
+        "doctor": Command(_Nothing, _doctor, "Say what fastbert runs on, which backend would run, and why."),
+        "demo": Command(DemoConfig, run_demo, "Pretrain, fine-tune and use models on real text, from nothing."),
+    }
+
+
+@dataclass
+class _Nothing:
+    """A command without options."""
+
+
+def _doctor(_: object) -> None:
+    from fastbert.environment import describe
+
+    print(describe().as_text())
+
+
+def _report(result: RunResult) -> None:
+    print(f"{result.steps} steps, {result.tokens_per_second:,.0f} tokens/s; the model is in {result.output}")
+    for name, metrics in (("held out", result.final), ("test", result.test)):
+        if metrics:
+            print(f"{name}: " + ", ".join(f"{key} {value:.4f}" for key, value in metrics.items()))
+
+
+def _evaluate(config: EvaluateConfig) -> None:
+    from fastbert.inference import evaluate
+
+    print("\n".join(f"{name} {value:.4f}" for name, value in evaluate(config).items()))
+
+
+def _predict(config: PredictConfig) -> None:
+    from fastbert.inference import predict
+
+    print(f"{len(predict(config))} predictions in {config.output}")
+
+
+def _generate(config: GenerateConfig) -> None:
+    from fastbert.inference import generate
+
+    print(config.prompt + generate(config))
+
+
+def _fill_mask(config: FillMaskConfig) -> None:
+    from fastbert.inference import fill_mask
+
+    for place, candidates in enumerate(fill_mask(config), start=1):
+        print(f"mask {place}: " + ", ".join(f"{c.token} ({c.probability:.3f})" for c in candidates))

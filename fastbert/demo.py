@@ -1,0 +1,197 @@
+"""The main job from nothing to results, on real text: what ``fastbert demo`` runs.
+
+A real pretrained BERT is fine-tuned on real reviews; a small BERT and a small GPT are pretrained on the documentation
+that every CPython carries and fine-tuned on the same reviews. Everything goes through the public calls.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from fastbert.data import samples, write_documents
+from fastbert.environment import describe
+from fastbert.inference import FillMaskConfig, GenerateConfig, fill_mask, generate
+from fastbert.training import FinetuneConfig, PretrainConfig, RunResult, finetune, pretrain
+from fastbert.training.plot import plot_losses
+
+_MASKED = "Return a new [MASK] containing all items from the iterable."
+_PROMPT = "Return the number of"
+
+
+@dataclass
+class DemoConfig:
+    """Fine-tune a pretrained BERT, then pretrain and fine-tune a small BERT and a small GPT, all on real text.
+
+    Attributes:
+        output: directory of the runs, the picture of the loss curves and summary.json. What an earlier demo left
+            there is replaced.
+        seed: of every run.
+        epochs: passes over the reviews in each fine-tuning.
+        pretrain_steps: optimizer steps of each pretraining.
+        bert: preset of the small BERT.
+        gpt: preset of the small GPT.
+        backend: attention backend; None lets the library choose.
+    """
+
+    output: str = "runs/demo"
+    seed: int = 0
+    epochs: float = 2.0
+    pretrain_steps: int = 300
+    bert: str = "bert-mini"
+    gpt: str = "gpt-mini"
+    backend: str | None = None
+
+
+@dataclass(frozen=True)
+class Reviews:
+    """Files of labelled reviews, and the share of the more frequent label among the held-out ones."""
+
+    train: Path
+    held_out: Path
+    majority: float
+
+
+def run_demo(config: DemoConfig) -> dict[str, Any]:
+    """Run the demo, print what happens, and return (and save) the summary."""
+    console = Console(highlight=False)
+    output = Path(config.output)
+    _clear(output)
+    environment = describe()
+    console.rule("environment")
+    console.print(environment.as_text())
+
+    console.rule("data")
+    reviews = _write_reviews(output / "data")
+    console.print(f"reviews: {reviews.train} and {reviews.held_out} (majority rate {reviews.majority:.3f})")
+    corpus = output / "data" / "documentation.txt"
+    documents = samples.python_documentation()
+    write_documents(corpus, documents)
+    console.print(f"documentation: {len(documents):,} documents, {corpus.stat().st_size / 1e6:.1f} MB in {corpus}")
+
+    console.rule("fine-tune MiniLM on the reviews")
+    minilm = finetune(_finetuning(config, str(samples.minilm_directory()), "minilm", reviews, learning_rate=1e-4))
+    summary: dict[str, Any] = {
+        "minilm": {
+            "accuracy": minilm.final["accuracy"],
+            "majority": reviews.majority,
+            "train_seconds": minilm.train_seconds,
+            "tokens_per_second": minilm.tokens_per_second,
+        }
+    }
+    for family, model in (("bert", config.bert), ("gpt", config.gpt)):
+        console.rule(f"pretrain and fine-tune {model}")
+        pretrained = pretrain(_pretraining(config, model, family, corpus))
+        # These learn the task from little pretraining: a higher rate than a fully pretrained model would take.
+        tuned = finetune(_finetuning(config, str(pretrained.output), f"{family}-reviews", reviews, learning_rate=3e-4))
+        summary[family] = _family_summary(pretrained, tuned, reviews)
+
+    console.rule("use them")
+    summary["fill_mask"] = _show_fill_mask(console, output / "bert")
+    summary["generation"] = _show_generation(console, output / "gpt")
+
+    summary["environment"] = environment.as_dict()
+    _leave(output, summary)
+    _show_summary(console, summary, output)
+    return summary
+
+
+def _pretraining(config: DemoConfig, model: str, name: str, corpus: Path) -> PretrainConfig:
+    """The same fields for BERT and GPT."""
+    return PretrainConfig(
+        model=model,
+        output=str(Path(config.output) / name),
+        corpus=[str(corpus)],
+        vocab_size=8192,
+        max_length=128,
+        tokens_per_batch=4096,
+        steps=config.pretrain_steps,
+        learning_rate=1e-3,
+        dropout=0.0,  # a model that sees its corpus about once has nothing to overfit
+        seed=config.seed,
+        backend=config.backend,
+    )
+
+
+def _finetuning(config: DemoConfig, model: str, name: str, reviews: Reviews, *, learning_rate: float) -> FinetuneConfig:
+    return FinetuneConfig(
+        model=model,
+        output=str(Path(config.output) / name),
+        train=str(reviews.train),
+        validation=str(reviews.held_out),
+        epochs=config.epochs,
+        tokens_per_batch=1024,
+        learning_rate=learning_rate,
+        seed=config.seed,
+        backend=config.backend,
+    )
+
+
+def _family_summary(pretrained: RunResult, tuned: RunResult, reviews: Reviews) -> dict[str, float]:
+    return {
+        "loss_before": pretrained.initial["loss"],
+        "loss_after": pretrained.final["loss"],
+        "accuracy": tuned.final["accuracy"],
+        "majority": reviews.majority,
+        "tokens_per_second": pretrained.tokens_per_second,
+    }
+
+
+def _write_reviews(directory: Path) -> Reviews:
+    train, held_out = samples.write_movie_reviews(directory)
+    labels = [review.label for review in samples.split_movie_reviews(samples.movie_reviews())[1]]
+    positive = sum(labels) / len(labels)
+    return Reviews(train, held_out, max(positive, 1.0 - positive))
+
+
+def _show_fill_mask(console: Console, model: Path) -> dict[str, Any]:
+    candidates = fill_mask(FillMaskConfig(model=str(model), text=_MASKED))[0]
+    words = ", ".join(f"{candidate.token} ({candidate.probability:.2f})" for candidate in candidates)
+    console.print(f"BERT fills  {_MASKED!r}:\n  {words}", markup=False)
+    return {"text": _MASKED, "candidates": [candidate.token for candidate in candidates]}
+
+
+def _show_generation(console: Console, model: Path) -> dict[str, str]:
+    text = generate(GenerateConfig(model=str(model), prompt=_PROMPT, max_new_tokens=24))
+    console.print(f"GPT continues  {_PROMPT!r}:\n  {text}", markup=False)
+    return {"prompt": _PROMPT, "continuation": text}
+
+
+def _leave(output: Path, summary: dict[str, Any]) -> None:
+    runs = ("minilm", "bert", "bert-reviews", "gpt", "gpt-reviews")
+    plot_losses({name: output / name for name in runs}, output / "loss.png")
+    aside = output / "summary.json.partial"
+    aside.write_text(json.dumps(summary, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    os.replace(aside, output / "summary.json")
+
+
+def _show_summary(console: Console, summary: dict[str, Any], output: Path) -> None:
+    console.rule("summary")
+    table = Table()
+    for heading in ("model", "held-out loss before", "after", "review accuracy", "majority", "tokens/s"):
+        table.add_column(heading, justify="left" if heading == "model" else "right")
+    for name in ("minilm", "bert", "gpt"):
+        row = summary[name]
+        losses = [f"{row[key]:.3f}" if key in row else "" for key in ("loss_before", "loss_after")]
+        rates = [f"{row['accuracy']:.3f}", f"{row['majority']:.3f}", f"{row['tokens_per_second']:,.0f}"]
+        table.add_row(name, *losses, *rates)
+    console.print(table)
+    console.print(f"everything is in {output}: summary.json, loss.png, and a directory for each run")
+
+
+def _clear(
+    output: Path, names: Sequence[str] = ("data", "minilm", "bert", "bert-reviews", "gpt", "gpt-reviews")
+) -> None:
+    """Remove what an earlier demo wrote, and nothing else that may lie there."""
+    for name in names:
+        shutil.rmtree(output / name, ignore_errors=True)
+    for name in ("summary.json", "loss.png"):
+        (output / name).unlink(missing_ok=True)

@@ -1,0 +1,151 @@
+"""Checkpoints: safetensors and JSON, written aside and renamed, verified before use, old ones rotated.
+
+``output/checkpoints/step-00000200/`` holds the model as ``save_pretrained`` writes it, ``state.safetensors`` (optimizer
+moments and random generator states) and ``state.json`` (counters, the configuration, and the SHA-256 of every other
+file). Nothing is pickled.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import logging
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from fastbert.models.checkpoints import write_tensors
+
+logger = logging.getLogger(__name__)
+
+_STATE, _TENSORS = "state.json", "state.safetensors"
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A verified checkpoint: its directory, its counters and its tensors (on the CPU)."""
+
+    directory: Path
+    state: dict[str, Any]
+    tensors: dict[str, Tensor]
+
+
+@contextlib.contextmanager
+def written_aside(directory: Path) -> Iterator[Path]:
+    """A temporary directory beside ``directory`` that takes its place when the block ends, or vanishes on an error."""
+    aside = directory.with_name(f".{directory.name}.partial")
+    shutil.rmtree(aside, ignore_errors=True)
+    try:
+        aside.mkdir(parents=True)
+        yield aside
+        if directory.exists():
+            shutil.rmtree(directory)
+        os.replace(aside, directory)
+    except BaseException:
+        shutil.rmtree(aside, ignore_errors=True)
+        raise
+
+
+def save_checkpoint(
+    root: Path,
+    step: int,
+    *,
+    save_model: Callable[[Path], None],
+    tensors: dict[str, Tensor],
+    state: dict[str, Any],
+    keep: int,
+) -> Path:
+    """Save under ``root``, then remove all but the ``keep`` newest."""
+    directory = root / f"step-{step:08d}"
+    with written_aside(directory) as aside:
+        save_model(aside)
+        write_tensors({name: value.detach().contiguous().cpu() for name, value in tensors.items()}, aside / _TENSORS)
+        checksums = {path.name: _sha256(path) for path in sorted(aside.iterdir())}
+        (aside / _STATE).write_text(json.dumps({**state, "sha256": checksums}, indent=2) + "\n", encoding="utf-8")
+    for old in list_checkpoints(root)[keep:]:
+        shutil.rmtree(old)
+    return directory
+
+
+def list_checkpoints(root: Path) -> list[Path]:
+    """Directories of checkpoints, newest first."""
+    return sorted(root.glob("step-*"), reverse=True) if root.is_dir() else []
+
+
+def load_latest(root: Path) -> Checkpoint | None:
+    """The newest checkpoint that is whole. A damaged one is named in a warning and the one before it is used."""
+    for directory in list_checkpoints(root):
+        try:
+            return _load(directory)
+        except (OSError, ValueError) as error:
+            logger.warning("checkpoint %s is damaged (%s); trying the one before it", directory, error)
+    return None
+
+
+def _load(directory: Path) -> Checkpoint:
+    state = json.loads((directory / _STATE).read_text(encoding="utf-8"))
+    if not isinstance(state, dict) or not isinstance(state.get("sha256"), dict):
+        raise ValueError(f"{_STATE} has no checksums")
+    for name, expected in state.pop("sha256").items():
+        if _sha256(directory / name) != expected:
+            raise ValueError(f"{name} does not match its checksum")
+    return Checkpoint(directory, state, load_file(directory / _TENSORS))
+
+
+def optimizer_tensors(optimizer: torch.optim.Optimizer, model: nn.Module) -> dict[str, Tensor]:
+    """The optimizer's state under the names of the model's parameters: ``optimizer.<parameter>.<moment>``."""
+    names: dict[Tensor, str] = {parameter: name for name, parameter in model.named_parameters()}
+    return {
+        f"optimizer.{names[parameter]}.{key}": value
+        for parameter, entries in optimizer.state.items()
+        for key, value in entries.items()
+    }
+
+
+def restore_optimizer(optimizer: torch.optim.Optimizer, model: nn.Module, tensors: dict[str, Tensor]) -> None:
+    """Put back what :func:`optimizer_tensors` saved, each tensor where its parameter lives."""
+    moments: dict[str, dict[str, Tensor]] = {}
+    for name, tensor in tensors.items():
+        if name.startswith("optimizer."):
+            parameter, _, key = name.removeprefix("optimizer.").rpartition(".")
+            moments.setdefault(parameter, {})[key] = tensor
+    parameters = dict(model.named_parameters())
+    for name, entries in moments.items():
+        optimizer.state[parameters[name]] = {k: v.to(parameters[name].device) for k, v in entries.items()}
+
+
+def generator_tensors(rank: int) -> dict[str, Tensor]:
+    """The states of torch's random generators in this process."""
+    states = {f"generator.cpu.{rank}": torch.get_rng_state()}
+    if torch.cuda.is_available():
+        states[f"generator.cuda.{rank}"] = torch.cuda.get_rng_state()
+    return states
+
+
+def restore_generators(tensors: dict[str, Tensor], rank: int) -> None:
+    """Put back this process's generators. Fails where the run was saved with fewer processes."""
+    cpu = tensors.get(f"generator.cpu.{rank}")
+    if cpu is None:
+        raise ValueError(
+            f"the checkpoint has no random state of process {rank}: resume with as many processes as before"
+        )
+    torch.set_rng_state(cpu)
+    cuda = tensors.get(f"generator.cuda.{rank}")
+    if cuda is not None and torch.cuda.is_available():
+        torch.cuda.set_rng_state(cuda)
+
+
+def _sha256(path: Path) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()

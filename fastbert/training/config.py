@@ -1,0 +1,230 @@
+"""Configuration of pretraining and fine-tuning: dataclasses that are also the command line.
+
+Both calls share :class:`TrainingConfig`; each adds the few fields that the other has no use for. Values are checked
+when the object is made, so that a mistake costs a sentence and not an hour.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+Precision = Literal["auto", "bf16", "fp32"]
+Schedule = Literal["linear", "cosine", "constant"]
+
+
+@dataclass
+class TrainingConfig:
+    """Fields that pretraining and fine-tuning have in common.
+
+    Attributes:
+        model: a preset name such as "bert-base", a directory, or (fine-tuning only) a hub id.
+        output: directory of the run: configuration, metrics, checkpoints and the final model.
+        seed: decides weights, data order, masks and dropout.
+        precision: "bf16" is autocast over float32 master weights, "fp32" is float32 throughout, "auto" is bf16 where
+            the hardware multiplies it natively.
+        tokens_per_batch: tokens of one micro-batch on one process, padding not counted (there is none).
+        gradient_accumulation: micro-batches a process adds up for one optimizer step.
+        max_length: longest sequence in tokens; longer texts are cut.
+        steps: optimizer steps of the run; exclusive with ``epochs``.
+        epochs: passes over the training data; exclusive with ``steps``.
+        learning_rate: the peak.
+        warmup: steps of linear warm-up; a value below 1 is a fraction of the run.
+        schedule: what follows the warm-up; "linear" and "cosine" end at 0.
+        weight_decay: decoupled; biases, norms and other vectors have none.
+        clip: largest gradient norm; 0 turns clipping off.
+        dropout: every dropout probability of the model; None keeps the model's own.
+        eval_every: steps between evaluations; None: at every epoch's end, or ten times in a run given by ``steps``.
+        save_every: steps between checkpoints; None: at each evaluation.
+        keep: checkpoints kept; older ones are removed.
+        resume: continue from the last checkpoint in ``output``.
+        log_to: "tensorboard", another tracker that accelerate knows, or "none". ``metrics.jsonl`` is always written.
+        backend: attention backend; None lets the library choose.
+        compile: run the model through torch.compile.
+        gradient_checkpointing: recompute activations in the backward, for memory.
+    """
+
+    model: str
+    output: str
+    seed: int = 0
+    precision: Precision = "auto"
+    tokens_per_batch: int = 4096
+    gradient_accumulation: int = 1
+    max_length: int = 128
+    steps: int | None = None
+    epochs: float | None = None
+    learning_rate: float = 1e-4
+    warmup: float = 0.1
+    schedule: Schedule = "linear"
+    weight_decay: float = 0.01
+    clip: float = 1.0
+    dropout: float | None = None
+    eval_every: int | None = None
+    save_every: int | None = None
+    keep: int = 2
+    resume: bool = False
+    log_to: str = "tensorboard"
+    backend: str | None = None
+    compile: bool = False
+    gradient_checkpointing: bool = False
+
+    def __post_init__(self) -> None:
+        _require(bool(self.model), "model", self.model, "a preset name or a directory")
+        _require(bool(self.output), "output", self.output, "a directory to write to")
+        for name in ("tokens_per_batch", "gradient_accumulation", "keep", "eval_every", "save_every", "steps"):
+            value = getattr(self, name)
+            _require(value is None or value >= 1, name, value, "at least 1")
+        _require(self.max_length >= 8, "max_length", self.max_length, "at least 8 tokens")
+        _require(self.epochs is None or self.epochs > 0, "epochs", self.epochs, "greater than 0")
+        _require(self.learning_rate > 0, "learning_rate", self.learning_rate, "greater than 0")
+        for name in ("warmup", "weight_decay", "clip"):
+            _require(getattr(self, name) >= 0, name, getattr(self, name), "0 or more")
+        _require(self.dropout is None or 0 <= self.dropout < 1, "dropout", self.dropout, "in [0, 1)")
+        _require(self.precision in get_args(Precision), "precision", self.precision, '"auto", "bf16" or "fp32"')
+        choices = '"linear", "cosine" or "constant"'
+        _require(self.schedule in get_args(Schedule), "schedule", self.schedule, choices)
+        if self.steps is not None and self.epochs is not None:
+            raise ValueError(f"steps ({self.steps}) and epochs ({self.epochs}) exclude each other: give one of the two")
+
+    def save(self, path: Path) -> None:
+        """Write the configuration as JSON."""
+        path.write_text(json.dumps(dataclasses.asdict(self), indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+@dataclass
+class Phase:
+    """A stretch of pretraining at one sequence length: BERT's 90% at 128 tokens, then 10% at 512."""
+
+    steps: int
+    max_length: int
+
+    def __post_init__(self) -> None:
+        _require(self.steps >= 1, "phases.steps", self.steps, "at least 1")
+        _require(self.max_length >= 8, "phases.max_length", self.max_length, "at least 8 tokens")
+
+
+@dataclass
+class PretrainConfig(TrainingConfig):
+    """Pretrain BERT (masked LM, next sentence) or GPT (causal LM) on text files.
+
+    Attributes:
+        corpus: one or more files or globs: .txt (one sentence a line, blank line between documents) or .jsonl (a
+            "text" a line), each also gzipped.
+        tokenizer: directory of a tokenizer to use; None trains one on the corpus.
+        vocab_size: size of the vocabulary trained.
+        lowercase: fold case in a vocabulary trained for BERT.
+        sentence_split: where sentences end in a document: at "line" ends, or by "regex" inside running text.
+        held_out: fraction of the documents kept for evaluation.
+        mask_probability: share of the tokens that masked LM predicts.
+        whole_word: mask all pieces of a word together.
+        next_sentence: train BERT on sentence pairs with the next-sentence loss.
+        short_probability: share of BERT examples with a random shorter length.
+        phases: stretches at other sequence lengths, in order; empty: the whole run at ``max_length``.
+    """
+
+    corpus: list[str] | str = field(default_factory=list)
+    tokenizer: str | None = None
+    vocab_size: int = 30522
+    lowercase: bool = True
+    sentence_split: Literal["line", "regex"] = "line"
+    held_out: float = 0.05
+    mask_probability: float = 0.15
+    whole_word: bool = False
+    next_sentence: bool = True
+    short_probability: float = 0.1
+    phases: list[Phase] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        if isinstance(self.corpus, str):
+            self.corpus = [self.corpus]
+        if self.phases and (self.steps is not None or self.epochs is not None):
+            raise ValueError("phases carry their own steps: leave steps and epochs out")
+        if self.steps is None and self.epochs is None and not self.phases:
+            self.epochs = 1.0
+        super().__post_init__()
+        if not self.corpus:
+            raise ValueError("corpus is empty: name at least one .txt or .jsonl file or glob")
+        _require(0 < self.mask_probability < 1, "mask_probability", self.mask_probability, "in (0, 1)")
+        _require(0 <= self.short_probability <= 1, "short_probability", self.short_probability, "in [0, 1]")
+        _require(0 < self.held_out < 1, "held_out", self.held_out, "in (0, 1)")
+        _require(self.vocab_size >= 300, "vocab_size", self.vocab_size, "at least 300 (all bytes and special tokens)")
+
+
+@dataclass
+class FinetuneConfig(TrainingConfig):
+    """Fine-tune a pretrained BERT or GPT on labelled text.
+
+    Attributes:
+        task: what to learn; "classification" labels a text or a pair of texts.
+        train: .csv, .tsv or .jsonl file with a header (or keys).
+        validation: file of the same form, for the metric and the choice of the best checkpoint.
+        test: file of the same form, measured once with the final model.
+        text_column: column of the text.
+        text_pair_column: column of a second text, if the task has pairs.
+        label_column: column of the label: strings or integers.
+        lm_weight: weight of the auxiliary language-model loss (GPT); None: 0.5 for GPT, none for BERT.
+        metric: what chooses the best checkpoint: "accuracy", "f1" (macro) or "loss".
+        early_stopping: stop after this many evaluations without a better metric; None never stops early.
+    """
+
+    task: Literal["classification"] = "classification"
+    train: str = ""
+    validation: str | None = None
+    test: str | None = None
+    text_column: str = "text"
+    text_pair_column: str | None = None
+    label_column: str = "label"
+    lm_weight: float | None = None
+    metric: Literal["accuracy", "f1", "loss"] = "accuracy"
+    early_stopping: int | None = None
+
+    learning_rate: float = 5e-5
+
+    def __post_init__(self) -> None:
+        if self.steps is None and self.epochs is None:
+            self.epochs = 3.0
+        super().__post_init__()
+        _require(self.task == "classification", "task", self.task, '"classification"')
+        _require(bool(self.train), "train", self.train, "a .csv, .tsv or .jsonl file")
+        _require(self.metric in ("accuracy", "f1", "loss"), "metric", self.metric, '"accuracy", "f1" or "loss"')
+        _require(self.lm_weight is None or self.lm_weight >= 0, "lm_weight", self.lm_weight, "0 or more")
+        _require(
+            self.early_stopping is None or self.early_stopping >= 1, "early_stopping", self.early_stopping, "1 or more"
+        )
+        if self.early_stopping is not None and self.validation is None:
+            raise ValueError("early_stopping needs a validation file")
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """What a run leaves behind.
+
+    Attributes:
+        output: the run's directory; it holds the final model and loads with ``from_pretrained``.
+        steps: optimizer steps done in all.
+        tokens: training tokens processed by this call.
+        train_seconds: time this call spent in training steps (evaluation and saving not counted).
+        initial: metrics on the held-out data before the first step ({} without held-out data).
+        final: metrics of the model that was kept.
+        test: metrics on ``test`` ({} without one).
+    """
+
+    output: Path
+    steps: int
+    tokens: int
+    train_seconds: float
+    initial: dict[str, float]
+    final: dict[str, float]
+    test: dict[str, float]
+
+    @property
+    def tokens_per_second(self) -> float:
+        return self.tokens / self.train_seconds if self.train_seconds > 0 else 0.0
+
+
+def _require(condition: bool, name: str, value: Any, allowed: str) -> None:
+    if not condition:
+        raise ValueError(f"{name} is {value!r}; allowed: {allowed}")

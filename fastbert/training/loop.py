@@ -1,0 +1,370 @@
+"""The training loop. BERT and GPT, pretraining and fine-tuning all run through :class:`Trainer`.
+
+A step takes a *window*: the micro-batches of all processes that one update learns from. Every loss term (masked LM,
+next sentence, LM, task) is summed over the whole window and divided by its own number of targets there; then the terms
+are added. So the gradient does not depend on how a window is cut into micro-batches and processes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import math
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import gather_object
+from torch import Tensor, nn
+
+from fastbert.models import LossTerm, PretrainedModel
+from fastbert.packing import PackedBatch
+from fastbert.training.checkpoint import (
+    Checkpoint,
+    generator_tensors,
+    load_latest,
+    optimizer_tensors,
+    restore_generators,
+    restore_optimizer,
+    save_checkpoint,
+)
+from fastbert.training.config import RunResult, TrainingConfig
+from fastbert.training.interrupt import Interrupted, interruptible
+from fastbert.training.optimizer import build_optimizer, set_learning_rate
+from fastbert.training.precision import resolve_precision
+from fastbert.training.recorder import Recorder, format_metrics
+from fastbert.training.schedule import learning_rate_factor, warmup_steps
+from fastbert.training.stream import Position, Segment, Share, WindowStream
+
+# Settings that may differ between a run and its resumption: none of them changes what is computed.
+_FREE_TO_CHANGE = {"output", "keep", "resume", "log_to"}
+
+
+@dataclass(frozen=True)
+class Task:
+    """What a run trains, and what pretraining and fine-tuning do not share.
+
+    Attributes:
+        title: shown beside the progress bar.
+        model: the model, on the CPU.
+        segments: training examples and how many steps to spend on them, in order.
+        save_model: writes the model and its tokenizer into a directory.
+        validate: metrics of the model on the held-out data, or None without such data.
+        test: metrics of the final model on the test data, or None without such data.
+        metric: the metric that chooses the best model.
+        loss_options: keywords for ``model.loss_terms``.
+        term_weights: weights of the loss terms; 1 where none is given.
+        eval_every: steps between evaluations.
+        early_stopping: evaluations without a better metric after which to stop.
+    """
+
+    title: str
+    model: PretrainedModel
+    segments: list[Segment]
+    save_model: Callable[[Path], None]
+    validate: Callable[[PretrainedModel], dict[str, float]] | None
+    metric: str
+    eval_every: int
+    test: Callable[[PretrainedModel], dict[str, float]] | None = None
+    loss_options: Mapping[str, bool] = dataclasses.field(default_factory=dict)
+    term_weights: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    early_stopping: int | None = None
+
+
+class LossTerms(nn.Module):
+    """The model seen as packed batch -> loss terms, so that DDP and torch.compile wrap exactly what training runs."""
+
+    def __init__(self, model: PretrainedModel, options: Mapping[str, bool]) -> None:
+        super().__init__()
+        self.model = model
+        self.options = dict(options)
+
+    def forward(self, batch: PackedBatch) -> dict[str, LossTerm]:
+        return self.model.loss_terms(batch, **self.options)
+
+
+class Trainer:
+    """Runs a :class:`Task` under a :class:`TrainingConfig`."""
+
+    def __init__(self, config: TrainingConfig, task: Task, accelerator: Accelerator) -> None:
+        # The configuration that is saved, and compared on resuming, says what "auto" meant here.
+        precision = resolve_precision(config.precision, accelerator.device)
+        self.config, self.task, self.accelerator = dataclasses.replace(config, precision=precision), task, accelerator
+        self.output = Path(config.output)
+        self.stream = WindowStream(
+            task.segments,
+            tokens_per_batch=config.tokens_per_batch,
+            gradient_accumulation=config.gradient_accumulation,
+            seed=config.seed,
+            rank=accelerator.process_index,
+            world_size=accelerator.num_processes,
+        )
+        self.model = task.model.to(accelerator.device)
+        self.model.set_attention_backend(config.backend)
+        if config.gradient_checkpointing:
+            self.model.gradient_checkpointing_enable()
+        self.optimizer = build_optimizer(
+            self.model, learning_rate=config.learning_rate, weight_decay=config.weight_decay
+        )
+        loss_module: nn.Module = LossTerms(self.model, task.loss_options)
+        if config.compile:
+            loss_module.compile(dynamic=True)
+        self.loss_module = accelerator.prepare_model(loss_module)
+
+        self.position = Position()
+        self.initial: dict[str, float] = {}
+        self.best: dict[str, float] = {}
+        self.evaluations_since_best = 0
+
+    def run(self) -> RunResult:
+        """Train to the end, or to the interruption, and leave the best model in ``output``."""
+        total = self.stream.total_steps
+        warmup = warmup_steps(self.config.warmup, total)
+        self.output.mkdir(parents=True, exist_ok=True)
+        meter = _Meter(self.task.term_weights, every=max(1, total // 200))
+        save_every = self.config.save_every or self.task.eval_every
+        with (
+            Recorder(
+                self.accelerator, self.output, title=self.task.title, total_steps=total, log_to=self.config.log_to
+            ) as recorder,
+            interruptible() as interrupted,
+        ):
+            self._start(recorder)
+            for shares, after in self.stream.iterate(self.position):
+                if self._out_of_patience():
+                    break
+                factor = learning_rate_factor(self.position.step, total, warmup, self.config.schedule)
+                set_learning_rate(self.optimizer, self.config.learning_rate * factor)
+                with meter.timed():
+                    batches = [share.batch.to(self.accelerator.device, non_blocking=True) for share in shares]
+                    window = self._agree(shares, batches, interrupted=interrupted())
+                    sums, norm = self._step(shares, batches, window.targets)
+                self.position = after
+                meter.add(sums, window, norm)
+
+                step, last = after.step, after.step == total
+                evaluate = last or step % self.task.eval_every == 0
+                save = last or step % save_every == 0 or window.interrupted
+                if meter.due(step) or save:
+                    values = meter.flush(self._sum_over_processes)
+                    self._check_finite(values, step)
+                    recorder.record(step, "train", {**values, "learning_rate": self.config.learning_rate * factor})
+                    recorder.show(step, f"loss {values['loss']:.3f} · {meter.tokens_per_second:,.0f} tok/s")
+                if evaluate:
+                    self._evaluate(recorder)
+                if save:
+                    self._save()
+                if window.interrupted and not last:
+                    raise Interrupted(f"interrupted after step {step} of {total}; continue with --resume true")
+            self._keep_best()
+            test = self._measure(self.task.test, "test", recorder) if self.task.test is not None else {}
+        return RunResult(self.output, self.position.step, meter.tokens, meter.seconds, self.initial, self.best, test)
+
+    # One step ---------------------------------------------------------------------------------------------------------
+
+    def _agree(self, shares: list[Share], batches: list[PackedBatch], *, interrupted: bool) -> _Window:
+        """What all processes must know before the step, in one reduction."""
+        local = {"tokens": 0.0, "interrupted": float(interrupted)}
+        for share, batch in zip(shares, batches, strict=True):
+            local["tokens"] += share.weight * batch.total_tokens
+            for name, count in self.model.target_counts(batch, **self.task.loss_options).items():
+                local[f"targets.{name}"] = local.get(f"targets.{name}", 0.0) + share.weight * float(count)
+        total = self._sum_over_processes(local)
+        targets = {name.removeprefix("targets."): n for name, n in total.items() if name.startswith("targets.")}
+        return _Window(int(total["tokens"]), targets, total["interrupted"] > 0)
+
+    def _step(
+        self, shares: list[Share], batches: list[PackedBatch], targets: Mapping[str, float]
+    ) -> tuple[dict[str, Tensor], Tensor]:
+        """Update the weights from one window. Returns this process's sum of each loss term, and the gradient norm."""
+        sums: dict[str, Tensor] = {}
+        self.model.train()
+        for i, (share, batch) in enumerate(zip(shares, batches, strict=True)):
+            synchronise = i + 1 == len(batches)
+            with contextlib.nullcontext() if synchronise else self.accelerator.no_sync(self.loss_module):
+                with self._autocast():
+                    terms = self.loss_module(batch)
+                scales = {name: share.weight * self._weight(name) / max(targets[name], 1.0) for name in terms}
+                loss = torch.stack([term.sum * scales[name] for name, term in terms.items()]).sum()
+                # DDP averages over processes; the counts are global already, so the average is undone.
+                (loss * self.accelerator.num_processes).backward()
+            for name, term in terms.items():
+                sums[name] = sums.get(name, 0) + term.sum.detach() * share.weight
+        norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip or math.inf)
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        return sums, norm
+
+    def _weight(self, term: str) -> float:
+        return self.task.term_weights.get(term, 1.0)
+
+    def _sum_over_processes(self, values: dict[str, float]) -> dict[str, float]:
+        if self.accelerator.num_processes == 1:
+            return values
+        stacked = torch.tensor(list(values.values()), dtype=torch.float64, device=self.accelerator.device)
+        return dict(zip(values, self.accelerator.reduce(stacked).tolist(), strict=True))
+
+    def _autocast(self) -> contextlib.AbstractContextManager[Any]:
+        if self.config.precision == "fp32":
+            return contextlib.nullcontext()
+        return torch.autocast(self.accelerator.device.type, dtype=torch.bfloat16)
+
+    def _check_finite(self, values: dict[str, float], step: int) -> None:
+        bad = [name for name, value in values.items() if not math.isfinite(value)]
+        if bad:
+            raise FloatingPointError(
+                f"{', '.join(bad)} not finite at step {step}; the last good checkpoint is in {self._checkpoints}: "
+                "resume it with a lower learning rate or precision fp32"
+            )
+
+    # Evaluation and saving --------------------------------------------------------------------------------------------
+
+    def _evaluate(self, recorder: Recorder) -> dict[str, float]:
+        """Measure on the held-out data, record it, and keep the model if it is the best so far."""
+        if self.task.validate is None:
+            return {}
+        metrics = self._measure(self.task.validate, "validation", recorder)
+        if self.position.step > 0:
+            self.evaluations_since_best += 1
+            if not self.best or self._better(metrics, self.best):
+                self.best, self.evaluations_since_best = metrics, 0
+                self._on_main(lambda: self.task.save_model(self.output))
+        return metrics
+
+    def _measure(
+        self, measure: Callable[[PretrainedModel], dict[str, float]], split: str, recorder: Recorder
+    ) -> dict[str, float]:
+        with self._autocast():
+            metrics = measure(self.model)
+        recorder.record(self.position.step, split, metrics)
+        recorder.say(f"  step {self.position.step:>6}: {split} {format_metrics(metrics)}")
+        return metrics
+
+    def _better(self, metrics: dict[str, float], than: dict[str, float]) -> bool:
+        sign = -1.0 if self.task.metric == "loss" else 1.0
+        return sign * metrics[self.task.metric] > sign * than[self.task.metric]
+
+    def _out_of_patience(self) -> bool:
+        return self.task.early_stopping is not None and self.evaluations_since_best >= self.task.early_stopping
+
+    def _start(self, recorder: Recorder) -> None:
+        checkpoint = load_latest(self._checkpoints) if self.config.resume else None
+        if checkpoint is not None:
+            self._restore(checkpoint)
+            recorder.rewind(self.position.step)
+            recorder.show(self.position.step, "resumed")
+            recorder.say(f"  resumed after step {self.position.step}, from {checkpoint.directory}")
+            return
+        if self.config.resume:
+            recorder.say(f"  nothing to resume in {self._checkpoints}: starting from step 0")
+        if self.accelerator.is_main_process:
+            self.config.save(self.output / "training.json")
+        recorder.rewind(-1)
+        self.initial = self._evaluate(recorder)
+
+    def _save(self) -> None:
+        generators: dict[str, Tensor] = {}
+        for states in gather_object([generator_tensors(self.accelerator.process_index)]):
+            generators.update(states)
+        state = {
+            "position": dataclasses.asdict(self.position),
+            "config": dataclasses.asdict(self.config),
+            "initial": self.initial,
+            "best": self.best,
+            "evaluations_since_best": self.evaluations_since_best,
+        }
+        self._on_main(
+            lambda: save_checkpoint(
+                self._checkpoints,
+                self.position.step,
+                save_model=self.task.save_model,
+                tensors={**optimizer_tensors(self.optimizer, self.model), **generators},
+                state=state,
+                keep=self.config.keep,
+            )
+        )
+
+    def _restore(self, checkpoint: Checkpoint) -> None:
+        saved, current = checkpoint.state["config"], dataclasses.asdict(self.config)
+        changed = sorted(k for k in current if k not in _FREE_TO_CHANGE and saved.get(k) != current[k])
+        if changed:
+            pairs = ", ".join(f"{name} was {saved.get(name)!r}, is {current[name]!r}" for name in changed)
+            raise ValueError(f"cannot resume {checkpoint.directory} with other settings: {pairs}")
+        self._load_weights(checkpoint.directory)
+        restore_optimizer(self.optimizer, self.model, checkpoint.tensors)
+        restore_generators(checkpoint.tensors, self.accelerator.process_index)
+        self.position = Position(**checkpoint.state["position"])
+        self.initial, self.best = checkpoint.state["initial"], checkpoint.state["best"]
+        self.evaluations_since_best = checkpoint.state["evaluations_since_best"]
+
+    def _keep_best(self) -> None:
+        """``output`` holds the best model already; where nothing was measured, the last one goes there."""
+        if self.best:
+            self._load_weights(self.output)
+        else:
+            self._on_main(lambda: self.task.save_model(self.output))
+
+    def _load_weights(self, directory: Path) -> None:
+        self.model.load_state_dict(type(self.model).from_pretrained(directory).state_dict())
+
+    def _on_main(self, action: Callable[[], object]) -> None:
+        if self.accelerator.is_main_process:
+            action()
+        self.accelerator.wait_for_everyone()
+
+    @property
+    def _checkpoints(self) -> Path:
+        return self.output / "checkpoints"
+
+
+@dataclass(frozen=True)
+class _Window:
+    """A window as all processes see it: its tokens, the targets of each loss term, and whether to stop after it."""
+
+    tokens: int
+    targets: dict[str, float]
+    interrupted: bool
+
+
+class _Meter:
+    """Means of the loss terms between two records, and the tokens and seconds of the training steps."""
+
+    def __init__(self, weights: Mapping[str, float], *, every: int) -> None:
+        self._weights, self._every = weights, every
+        self.tokens, self.seconds = 0, 0.0
+        self._sums: dict[str, Tensor] = {}
+        self._targets: dict[str, float] = {}
+        self._norm: Tensor | None = None
+
+    @contextlib.contextmanager
+    def timed(self) -> Iterator[None]:
+        start = time.perf_counter()
+        yield
+        self.seconds += time.perf_counter() - start
+
+    def add(self, sums: dict[str, Tensor], window: _Window, norm: Tensor) -> None:
+        for name, value in sums.items():
+            self._sums[name] = self._sums.get(name, 0) + value
+            self._targets[name] = self._targets.get(name, 0.0) + window.targets[name]
+        self._norm = norm
+        self.tokens += window.tokens
+
+    def due(self, step: int) -> bool:
+        return step % self._every == 0
+
+    def flush(self, sum_over_processes: Callable[[dict[str, float]], dict[str, float]]) -> dict[str, float]:
+        """The mean of each term since the last flush, their weighted sum, and the last gradient norm."""
+        sums = sum_over_processes({name: float(value) for name, value in self._sums.items()})
+        means = {name: value / max(self._targets[name], 1.0) for name, value in sums.items()}
+        loss = sum(self._weights.get(name, 1.0) * value for name, value in means.items())
+        norm = float(self._norm) if self._norm is not None else 0.0
+        self._sums, self._targets, self._norm = {}, {}, None
+        return {"loss": loss, **means, "gradient_norm": norm}
+
+    @property
+    def tokens_per_second(self) -> float:
+        return self.tokens / self.seconds if self.seconds > 0 else 0.0

@@ -1,0 +1,40 @@
+"""From a configuration to a model that fits its tokenizer."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from fastbert.data import Tokenizer
+from fastbert.models import PretrainedModel
+from fastbert.training.config import TrainingConfig
+
+
+def dropout_overrides(config: TrainingConfig) -> dict[str, float]:
+    """The model's dropout probabilities, where the run sets them."""
+    if config.dropout is None:
+        return {}
+    names = ("embedding_dropout_prob", "hidden_dropout_prob", "attention_probs_dropout_prob", "classifier_dropout")
+    return dict.fromkeys(names, config.dropout)
+
+
+def check_vocabulary(tokenizer: Tokenizer, model: PretrainedModel, name: str) -> None:
+    """ValueError where the tokenizer has ids that the model has no embedding for."""
+    if tokenizer.vocab_size > model.config.vocab_size:
+        raise ValueError(
+            f"the tokenizer of {name} has {tokenizer.vocab_size} ids, its model has embeddings for "
+            f"{model.config.vocab_size}: they do not belong together"
+        )
+
+
+def check_length(max_length: int, model: PretrainedModel, name: str) -> None:
+    """ValueError where sequences may be longer than the model's positions."""
+    limit = model.config.max_position_embeddings
+    if max_length > limit:
+        raise ValueError(f"max_length is {max_length}; allowed: at most {limit}, the positions of {name}")
+
+
+def save_with_tokenizer(model: PretrainedModel, tokenizer: Tokenizer, directory: Path) -> None:
+    """Write a directory that ``from_pretrained`` and AutoTokenizer read."""
+    tokenizer.model_max_length = model.config.max_position_embeddings
+    tokenizer.save(directory)
+    model.save_pretrained(directory)

@@ -1,0 +1,34 @@
+"""What "auto" precision means on this machine."""
+
+from __future__ import annotations
+
+import importlib.util
+import logging
+from typing import Literal
+
+import torch
+
+from fastbert.training.config import Precision
+
+logger = logging.getLogger(__name__)
+
+
+def resolve_precision(precision: Precision, device: torch.device) -> Literal["bf16", "fp32"]:
+    """bf16 where the hardware multiplies it natively, else fp32; an explicit choice stands.
+
+    On a CPU that means AMX: without it bf16 products are emulated, measured eight times slower than float32.
+    """
+    native = torch.cuda.is_bf16_supported() if device.type == "cuda" else _cpu_multiplies_bf16()
+    if precision == "auto":
+        return "bf16" if native else "fp32"
+    if precision == "bf16" and not native:
+        logger.warning("this %s has no bf16 matrix products: precision fp32 will be several times faster", device.type)
+    return precision
+
+
+def _cpu_multiplies_bf16() -> bool:
+    if importlib.util.find_spec("fastbert._C") is None:
+        return False
+    from fastbert import _C
+
+    return _C.instruction_set() == "amx"

@@ -1,0 +1,73 @@
+"""Checkpoints: whole or absent, verified, rotated."""
+
+from __future__ import annotations
+
+import logging
+
+import pytest
+import torch
+
+from fastbert.training import checkpoint
+from fastbert.training.checkpoint import list_checkpoints, load_latest, save_checkpoint, written_aside
+
+
+def save(root, step, *, keep=3, value=None):
+    def save_model(directory):
+        (directory / "weights").write_text(f"weights of step {step}")
+
+    tensors = {"moment": torch.full((3,), float(step if value is None else value))}
+    return save_checkpoint(root, step, save_model=save_model, tensors=tensors, state={"step": step}, keep=keep)
+
+
+def test_the_newest_is_loaded(tmp_path):
+    for step in (2, 10, 9):
+        save(tmp_path, step)
+    loaded = load_latest(tmp_path)
+    assert loaded.state == {"step": 10}
+    assert loaded.tensors["moment"].tolist() == [10.0, 10.0, 10.0]
+    assert (loaded.directory / "weights").read_text() == "weights of step 10"
+
+
+def test_old_ones_are_removed(tmp_path):
+    for step in range(1, 6):
+        save(tmp_path, step, keep=2)
+    assert [path.name for path in list_checkpoints(tmp_path)] == ["step-00000005", "step-00000004"]
+
+
+@pytest.mark.parametrize("name", ["weights", "state.safetensors", "state.json"])
+def test_a_damaged_one_is_skipped_loudly(tmp_path, caplog, name):
+    save(tmp_path, 1)
+    damaged = save(tmp_path, 2) / name
+    damaged.write_bytes(damaged.read_bytes()[:-3])
+    with caplog.at_level(logging.WARNING):
+        assert load_latest(tmp_path).state == {"step": 1}
+    assert "step-00000002 is damaged" in caplog.text
+
+
+def test_nothing_to_load(tmp_path):
+    assert load_latest(tmp_path / "nowhere") is None
+
+
+def test_a_full_disk_leaves_the_earlier_checkpoint_and_no_rubbish(tmp_path, monkeypatch):
+    save(tmp_path, 1)
+
+    def full(*arguments, **options):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(checkpoint, "write_tensors", full)
+    with pytest.raises(OSError, match="No space left"):
+        save(tmp_path, 2)
+    assert [path.name for path in tmp_path.iterdir()] == ["step-00000001"]
+    assert load_latest(tmp_path).state == {"step": 1}
+
+
+def test_written_aside_replaces_only_when_it_is_complete(tmp_path):
+    target = tmp_path / "model"
+    with written_aside(target) as aside:
+        (aside / "a").write_text("old")
+    with pytest.raises(FileNotFoundError), written_aside(target) as aside:
+        (aside / "nowhere" / "a").write_text("lost")
+    assert (target / "a").read_text() == "old"
+    with written_aside(target) as aside:
+        (aside / "b").write_text("new")
+    assert [path.name for path in target.iterdir()] == ["b"]
