@@ -140,9 +140,8 @@ class Trainer:
                 factor = learning_rate_factor(self.position.step, total, warmup, self.config.schedule)
                 set_learning_rate(self.optimizer, self.config.learning_rate * factor)
                 with meter.timed():
-                    batches = [share.batch.to(self.accelerator.device, non_blocking=True) for share in shares]
-                    window = self._agree(shares, batches, interrupted=interrupted())
-                    sums, norm = self._step(shares, batches, window.targets)
+                    window = self._agree(shares, interrupted=interrupted())
+                    sums, norm = self._step(shares, window.targets)
                 self.position = after
                 meter.add(sums, window, norm)
 
@@ -166,25 +165,24 @@ class Trainer:
 
     # One step ---------------------------------------------------------------------------------------------------------
 
-    def _agree(self, shares: list[Share], batches: list[PackedBatch], *, interrupted: bool) -> _Window:
-        """What all processes must know before the step, in one reduction."""
+    def _agree(self, shares: list[Share], *, interrupted: bool) -> _Window:
+        """What all processes must know before the step, in one reduction. The batches are still on the host."""
         local = {"tokens": 0.0, "interrupted": float(interrupted)}
-        for share, batch in zip(shares, batches, strict=True):
-            local["tokens"] += share.weight * batch.total_tokens
-            for name, count in self.model.target_counts(batch, **self.task.loss_options).items():
+        for share in shares:
+            local["tokens"] += share.weight * share.batch.total_tokens
+            for name, count in self.model.target_counts(share.batch, **self.task.loss_options).items():
                 local[f"targets.{name}"] = local.get(f"targets.{name}", 0.0) + share.weight * float(count)
         total = self._sum_over_processes(local)
         targets = {name.removeprefix("targets."): n for name, n in total.items() if name.startswith("targets.")}
         return _Window(int(total["tokens"]), targets, total["interrupted"] > 0)
 
-    def _step(
-        self, shares: list[Share], batches: list[PackedBatch], targets: Mapping[str, float]
-    ) -> tuple[dict[str, Tensor], Tensor]:
+    def _step(self, shares: list[Share], targets: Mapping[str, float]) -> tuple[dict[str, Tensor], Tensor]:
         """Update the weights from one window. Returns this process's sum of each loss term, and the gradient norm."""
         sums: dict[str, Tensor] = {}
         self.model.train()
-        for i, (share, batch) in enumerate(zip(shares, batches, strict=True)):
-            synchronise = i + 1 == len(batches)
+        for i, share in enumerate(shares):
+            batch = share.batch.to(self.accelerator.device, non_blocking=True)
+            synchronise = i + 1 == len(shares)
             with contextlib.nullcontext() if synchronise else self.accelerator.no_sync(self.loss_module):
                 with self._autocast():
                     terms = self.loss_module(batch)
@@ -264,6 +262,8 @@ class Trainer:
         if self.accelerator.is_main_process:
             self.config.save(self.output / "training.json")
         recorder.rewind(-1)
+        if self.accelerator.process_index:  # the weights were drawn alike everywhere, dropout must not be
+            torch.manual_seed(self.config.seed + self.accelerator.process_index)
         self.initial = self._evaluate(recorder)
 
     def _save(self) -> None:

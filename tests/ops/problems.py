@@ -108,13 +108,24 @@ def doubles(inputs: QKV) -> QKV:
     return q, k, v
 
 
+# Torch's kernels round more often in their backward than the expression does (up to 3.5 times its error was seen), and
+# take rowsum(dO * O), whose rounding errors do not cancel where a row sees one key. That is torch's accuracy, measured
+# here so that it gets no worse; ours has none of this slack.
+SLACK_OF_TORCH = {"sdpa": (4.0, 1e-5)}
+
+
 def assert_close(
-    name: str, found: Tensor, exact: Tensor, plain: Tensor | None = None, floor: float | None = None
+    name: str, found: Tensor, exact: Tensor, plain: Tensor | None = None, backend: str = "", floor: float | None = None
 ) -> None:
     """Maximum and RMS error: at most twice those of the plain expression, plus 1e-5 (float32: 1e-6) of the size.
 
-    A floor replaces the 1e-5 or 1e-6 where a problem may show a row only one or two keys: the plain expression then
-    subtracts equal numbers, and a backward from the log-sum-exp two sums that differ by their rounding errors.
+    Args:
+        name: for messages.
+        found: what a backend computed.
+        exact: float64.
+        plain: the plain expression in found's type, or None for no error at all.
+        backend: whose result it is.
+        floor: in place of the 1e-5 or 1e-6.
     """
     assert found.shape == exact.shape, f"{name}: {tuple(found.shape)} instead of {tuple(exact.shape)}"
     if exact.numel() == 0:
@@ -127,12 +138,16 @@ def assert_close(
         plain_error = (plain.detach().double().cpu() - exact).abs()
         assert plain_error.isfinite().all(), f"{name}: the plain expression is not finite"
         allowed_max, allowed_rms = float(plain_error.max()), float(plain_error.square().mean().sqrt())
-    if floor is None:
-        floor = 1e-6 if found.dtype == torch.float32 else 1e-5
+    factor, least = SLACK_OF_TORCH.get(backend, (2.0, 1e-6 if found.dtype == torch.float32 else 1e-5))
+    floor = least if floor is None else floor
     absolute = floor * max(1.0, float(exact.abs().max()))
     largest, rms = float(error.max()), float(error.square().mean().sqrt())
-    assert largest <= 2 * allowed_max + absolute, f"{name}: error {largest:.3g}, the plain expression {allowed_max:.3g}"
-    assert rms <= 2 * allowed_rms + absolute, f"{name}: RMS error {rms:.3g}, the plain expression {allowed_rms:.3g}"
+    assert largest <= factor * allowed_max + absolute, (
+        f"{name}: error {largest:.3g}, the plain expression {allowed_max:.3g}"
+    )
+    assert rms <= factor * allowed_rms + absolute, (
+        f"{name}: RMS error {rms:.3g}, the plain expression {allowed_rms:.3g}"
+    )
 
 
 def assert_lse_close(found: Tensor, exact: Tensor) -> None:

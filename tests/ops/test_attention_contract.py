@@ -64,7 +64,7 @@ def check_dense(backend: str, device: str, problem: Dense) -> None:
     plain, _ = plain_attention(*inputs, call, mask)
     assert out.dtype == problem.dtype
     assert out.is_contiguous()
-    assert_close("out", out, exact, plain)
+    assert_close("out", out, exact, plain, backend)
     dout = torch.randn(out.shape, device=device).to(problem.dtype)
     triples = zip(
         ("dq", "dk", "dv"),
@@ -75,7 +75,7 @@ def check_dense(backend: str, device: str, problem: Dense) -> None:
     )
     for name, found, wanted, yardstick in triples:
         assert found.dtype == problem.dtype
-        assert_close(name, found, wanted, yardstick)
+        assert_close(name, found, wanted, yardstick, backend)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -121,7 +121,7 @@ def test_masks_against_loops(seed: int, backend: str, device: str, name: str, ma
         assert_close("out", out, exact)
         dout = torch.randn(out.shape)
         for found, wanted in zip(gradients(out, dout, inputs), gradients(exact, dout, exact_inputs), strict=True):
-            assert_close("gradient", found, wanted)
+            assert_close("gradient", found, wanted, backend=backend)
 
 
 @pytest.mark.parametrize("name", CALLS)

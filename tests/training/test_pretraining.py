@@ -130,9 +130,9 @@ def test_phases_change_the_sequence_length(corpus, tmp_path):
     lengths = []
     step = loop.Trainer._step
 
-    def watch(self, shares, batches, targets):
-        lengths.append(max(batch.max_seqlen for batch in batches))
-        return step(self, shares, batches, targets)
+    def watch(self, shares, targets):
+        lengths.append(max(share.batch.max_seqlen for share in shares))
+        return step(self, shares, targets)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(loop.Trainer, "_step", watch)

@@ -82,10 +82,10 @@ def gradients_of_one_step(case, batches, weights=None) -> dict[str, torch.Tensor
     model = build(family, purpose)
     run = trainer(model, **task)
     shares = [Share(batch, w) for batch, w in zip(batches, weights or [1.0] * len(batches), strict=True)]
-    window = run._agree(shares, batches, interrupted=False)
+    window = run._agree(shares, interrupted=False)
     found = {}
     run.optimizer.step = lambda: found.update({n: p.grad.clone() for n, p in model.named_parameters()})
-    run._step(shares, batches, window.targets)
+    run._step(shares, window.targets)
     return found
 
 

@@ -2,8 +2,9 @@
 
 Scores, softmax and dropout are written out, computed in float32 whatever the inputs are, on any device. The backward
 is the usual one from the saved log-sum-exp (Dao et al., FlashAttention, 2022, appendix B): P = exp(S - lse),
-dS = P * (dP - rowsum(dO * O) + dlse), with dropout folded in. It is written in differentiable operators, so second
-derivatives work here and only here.
+dS = P * (dP - rowsum(P * dP) + dlse), with dropout folded in. Kernels take rowsum(dO * O) for the sum, which is equal
+and cheaper for them; here the sum as it stands is exact where a row sees one key, and does not read a rounded O. All
+of it is written in differentiable operators, so second derivatives work here and only here.
 
 It is also what trains with dropout where no kernel does, so it is not naive: see :mod:`fastbert.ops.backends.blocks`.
 """
@@ -56,7 +57,7 @@ def backward(
     survivor_scale = philox.survivor_scale(options.dropout_threshold)
     for block in blocks(q, k, v, options):
         queries, keys = block.run.queries, block.run.keys
-        of_block = (queries.read(x, block.heads) for x in (dout, _as_rows(dlse), out, _as_rows(lse)))
+        of_block = (queries.read(x, block.heads) for x in (dout, _as_rows(dlse), _as_rows(lse)))
         block_dq, block_dk, block_dv = _attend_backward(block, *of_block, survivor_scale=survivor_scale)
         queries.write(dq, block.heads, block_dq * options.scale)
         keys.write(dk, block.kv_heads, block_dk)
@@ -88,7 +89,7 @@ def _attend(block: Block) -> tuple[Tensor, Tensor]:
 
 
 def _attend_backward(
-    block: Block, dout: Tensor, dlse: Tensor, out: Tensor, lse: Tensor, *, survivor_scale: float
+    block: Block, dout: Tensor, dlse: Tensor, lse: Tensor, *, survivor_scale: float
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The gradients of one block: (of q times the scale, of k, of v)."""
     q = block.q
@@ -100,7 +101,6 @@ def _attend_backward(
     if block.visible is not None:
         scores = torch.where(block.visible, scores, -math.inf)
     p = scores.sub_(lse).exp_()
-    delta = (dout * out).sum(dim=-1, keepdim=True) - dlse
     dout_folded = _fold(dout * survivor_scale, block.k)
     dp = (dout_folded @ block.v.transpose(-1, -2)).view(p.shape)
     p_kept = p
@@ -108,7 +108,9 @@ def _attend_backward(
         p_kept = p * block.kept
         dp.mul_(block.kept)
     dv = _fold(p_kept, block.k).transpose(-1, -2) @ dout_folded
-    ds = _fold(p * dp.sub_(delta), block.k)
+    p_dp = p * dp
+    ds = torch.addcmul(p_dp, p, dlse - p_dp.sum(dim=-1, keepdim=True))
+    ds = _fold(ds, block.k)
     dq = (ds @ block.k).view(q.shape)
     dk = ds.transpose(-1, -2) @ _fold(q, block.k)
     return dq, dk, dv
