@@ -70,15 +70,18 @@ def run_demo(config: DemoConfig) -> dict[str, Any]:
     console.print(environment.as_text())
 
     console.rule("data")
-    reviews = _write_reviews(output / "data")
+    with console.status("fetching pretrained weights and reviews"):
+        pretrained_minilm = samples.minilm_directory()
+        reviews = _write_reviews(output / "data")
     console.print(f"reviews: {reviews.train} and {reviews.held_out} (majority rate {reviews.majority:.3f})")
     corpus = output / "data" / "documentation.txt"
-    documents = samples.python_documentation()
-    write_documents(corpus, documents)
+    with console.status("collecting the documentation of this Python"):
+        documents = samples.python_documentation()
+        write_documents(corpus, documents)
     console.print(f"documentation: {len(documents):,} documents, {corpus.stat().st_size / 1e6:.1f} MB in {corpus}")
 
     console.rule("fine-tune MiniLM on the reviews")
-    minilm = finetune(_finetuning(config, str(samples.minilm_directory()), "minilm", reviews, learning_rate=1e-4))
+    minilm = finetune(_finetuning(config, str(pretrained_minilm), "minilm", reviews, learning_rate=1e-4))
     summary: dict[str, Any] = {
         "minilm": {
             "accuracy": minilm.final["accuracy"],
@@ -130,6 +133,7 @@ def _finetuning(config: DemoConfig, model: str, name: str, reviews: Reviews, *, 
         epochs=config.epochs,
         tokens_per_batch=1024,
         learning_rate=learning_rate,
+        dropout=0.1,
         seed=config.seed,
         backend=config.backend,
     )
