@@ -29,7 +29,7 @@ $(STAMP): $(INSTALL_SOURCES)
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \
 		{ echo "fastbert needs Python 3.10 or newer, and '$(PYTHON)' is not: set PYTHON, as in make install PYTHON=python3.12" >&2; exit 1; }
 	@# --no-compile: Python compiles a module when it is first imported; doing all of them ahead doubled the time.
-	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	test -x $(BIN)/pip || $(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); exit 1; }
 	$(if $(TORCH_INDEX),$(BIN)/python -m pip install --no-compile --index-url $(TORCH_INDEX) -c constraints/dev.txt torch)
 	$(BIN)/python -m pip install --no-compile $(PIP_FLAGS) -c constraints/dev.txt -e '.[train,dev]'
 	@touch $@

@@ -6,11 +6,14 @@ status 2, an interruption with 130; ``FASTBERT_DEBUG=1`` shows the traceback ins
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
+
+import fastbert
 
 if TYPE_CHECKING:
     from jsonargparse import ArgumentParser
@@ -35,19 +38,32 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         return _dispatch(arguments)
     except KeyboardInterrupt as stop:
-        print(f"\nfastbert: {stop or 'interrupted'}", file=sys.stderr)
+        _complain(str(stop) or "interrupted")
         return 130
     except (ValueError, TypeError, OSError, ArithmeticError, ImportError) as error:
-        print(f"fastbert: error: {error}", file=sys.stderr)
+        _complain(f"error: {error}")
         return 2
+    except RuntimeError as error:
+        if "out of memory" not in str(error):
+            raise
+        _complain("error: out of memory; lower tokens_per_batch (and raise gradient_accumulation) or max_length")
+        return 2
+
+
+def _complain(message: str) -> None:
+    if os.environ.get("RANK", "0") == "0":  # of many processes that fail alike, one speaks
+        print(f"fastbert: {message}", file=sys.stderr)
 
 
 def _dispatch(arguments: list[str]) -> int:
     if arguments == ["doctor"]:  # needs no more than the core dependencies, so it does not go through the parser
         _doctor(None)
         return 0
+    if arguments == ["--version"]:
+        print(fastbert.__version__)
+        return 0
     parser, commands = _build_parser()
-    parsed = parser.parse_args(arguments)
+    parsed = parser.parse_args(_listed(arguments, "--corpus"))
     command = commands[parsed.command]
     options = parser.instantiate(parsed)[parsed.command].as_dict()
     options.pop("config")
@@ -55,11 +71,29 @@ def _dispatch(arguments: list[str]) -> int:
     return 0
 
 
+def _listed(arguments: list[str], option: str) -> list[str]:
+    """``--corpus a.txt b.txt``, as a shell expands ``*.txt``, in the parser's spelling of a list."""
+    if option not in arguments:
+        return arguments
+    start = arguments.index(option) + 1
+    end = next((i for i in range(start, len(arguments)) if arguments[i].startswith("--")), len(arguments))
+    values = arguments[start:end]
+    return [*arguments[:start], json.dumps(values) if len(values) > 1 else "".join(values), *arguments[end:]]
+
+
 def _build_parser() -> tuple[ArgumentParser, dict[str, Command]]:
     try:
-        from jsonargparse import ArgumentParser
+        import jsonargparse
     except ImportError as error:
         raise ImportError("this command needs the training extra: pip install 'fastbert-kernels[train]'") from error
+
+    class ArgumentParser(jsonargparse.ArgumentParser):
+        """Says what is wrong in a line; the usage of thirty options is for --help."""
+
+        def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+            reason = " ".join(message.split())
+            self.exit(2, f"fastbert: error: {reason} (see {self.prog.replace(' [options]', '')} --help)\n")
+
     commands = _commands()
     parser = ArgumentParser(prog="fastbert", description="Pretrain, fine-tune and use BERT and GPT models.")
     subcommands = parser.add_subcommands(dest="command", required=True)

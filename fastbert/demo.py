@@ -7,9 +7,7 @@ that every CPython carries and fine-tuned on the same reviews. Everything goes t
 from __future__ import annotations
 
 import json
-import os
 import shutil
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +19,7 @@ from fastbert.data import samples, write_documents
 from fastbert.environment import describe
 from fastbert.inference import FillMaskConfig, GenerateConfig, fill_mask, generate
 from fastbert.training import FinetuneConfig, PretrainConfig, RunResult, finetune, pretrain
+from fastbert.training.files import replaced
 from fastbert.training.plot import plot_losses
 
 _MASKED = "Return a new [MASK] containing all items from the iterable."
@@ -32,8 +31,8 @@ class DemoConfig:
     """Fine-tune a pretrained BERT, then pretrain and fine-tune a small BERT and a small GPT, all on real text.
 
     Attributes:
-        output: directory of the runs, the picture of the loss curves and summary.json. What an earlier demo left
-            there is replaced.
+        output: directory of the runs, the picture of the loss curves and summary.json. An earlier demo there is
+            replaced; a directory with anything else in it is refused.
         seed: of every run.
         epochs: passes over the reviews in each fine-tuning.
         pretrain_steps: optimizer steps of each pretraining.
@@ -44,10 +43,10 @@ class DemoConfig:
 
     output: str = "runs/demo"
     seed: int = 0
-    epochs: float = 2.0
-    pretrain_steps: int = 300
-    bert: str = "bert-mini"
-    gpt: str = "gpt-mini"
+    epochs: float = 1.0
+    pretrain_steps: int = 500
+    bert: str = "bert-tiny"
+    gpt: str = "gpt2-tiny"
     backend: str | None = None
 
 
@@ -94,7 +93,7 @@ def run_demo(config: DemoConfig) -> dict[str, Any]:
         console.rule(f"pretrain and fine-tune {model}")
         pretrained = pretrain(_pretraining(config, model, family, corpus))
         # These learn the task from little pretraining: a higher rate than a fully pretrained model would take.
-        tuned = finetune(_finetuning(config, str(pretrained.output), f"{family}-reviews", reviews, learning_rate=3e-4))
+        tuned = finetune(_finetuning(config, str(pretrained.output), f"{family}-reviews", reviews, learning_rate=5e-4))
         summary[family] = _family_summary(pretrained, tuned, reviews)
 
     console.rule("use them")
@@ -113,9 +112,9 @@ def _pretraining(config: DemoConfig, model: str, name: str, corpus: Path) -> Pre
         model=model,
         output=str(Path(config.output) / name),
         corpus=[str(corpus)],
-        vocab_size=8192,
+        vocab_size=4096,
         max_length=128,
-        tokens_per_batch=4096,
+        tokens_per_batch=1024,
         steps=config.pretrain_steps,
         learning_rate=1e-3,
         dropout=0.0,  # a model that sees its corpus about once has nothing to overfit
@@ -134,6 +133,7 @@ def _finetuning(config: DemoConfig, model: str, name: str, reviews: Reviews, *, 
         tokens_per_batch=1024,
         learning_rate=learning_rate,
         dropout=0.1,
+        save_every=1000,
         seed=config.seed,
         backend=config.backend,
     )
@@ -172,9 +172,8 @@ def _show_generation(console: Console, model: Path) -> dict[str, str]:
 def _leave(output: Path, summary: dict[str, Any]) -> None:
     runs = ("minilm", "bert", "bert-reviews", "gpt", "gpt-reviews")
     plot_losses({name: output / name for name in runs}, output / "loss.png")
-    aside = output / "summary.json.partial"
-    aside.write_text(json.dumps(summary, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    os.replace(aside, output / "summary.json")
+    with replaced(output / "summary.json") as aside:
+        aside.write_text(json.dumps(summary, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def _show_summary(console: Console, summary: dict[str, Any], output: Path) -> None:
@@ -191,11 +190,11 @@ def _show_summary(console: Console, summary: dict[str, Any], output: Path) -> No
     console.print(f"everything is in {output}: summary.json, loss.png, and a directory for each run")
 
 
-def _clear(
-    output: Path, names: Sequence[str] = ("data", "minilm", "bert", "bert-reviews", "gpt", "gpt-reviews")
-) -> None:
-    """Remove what an earlier demo wrote, and nothing else that may lie there."""
-    for name in names:
-        shutil.rmtree(output / name, ignore_errors=True)
-    for name in ("summary.json", "loss.png"):
-        (output / name).unlink(missing_ok=True)
+def _clear(output: Path) -> None:
+    """Make an empty directory, or empty one that an earlier demo made."""
+    marker = output / ".fastbert-demo"
+    if output.exists() and any(output.iterdir()) and not marker.exists():
+        raise ValueError(f"output {output} holds something else than a demo: choose another, or an empty one")
+    shutil.rmtree(output, ignore_errors=True)
+    output.mkdir(parents=True)
+    marker.touch()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import json
-import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +14,9 @@ from accelerate import Accelerator
 from fastbert.data import TextClassificationExamples, Tokenizer, collate, read_records, token_budget_batches
 from fastbert.models import GPTForPreTraining, PretrainedModel, load_pretrained
 from fastbert.packing import PackedBatch
+from fastbert.training.config import require
 from fastbert.training.evaluation import evaluate_classification
+from fastbert.training.files import replaced
 
 
 @dataclass
@@ -42,6 +43,10 @@ class EvaluateConfig:
     tokens_per_batch: int = 8192
     backend: str | None = None
 
+    def __post_init__(self) -> None:
+        for name in ("max_length", "tokens_per_batch"):
+            require(getattr(self, name) >= 1, name, getattr(self, name), "at least 1")
+
 
 @dataclass
 class PredictConfig:
@@ -67,6 +72,10 @@ class PredictConfig:
     tokens_per_batch: int = 8192
     backend: str | None = None
 
+    def __post_init__(self) -> None:
+        for name in ("max_length", "tokens_per_batch"):
+            require(getattr(self, name) >= 1, name, getattr(self, name), "at least 1")
+
 
 @dataclass
 class GenerateConfig:
@@ -84,6 +93,9 @@ class GenerateConfig:
     max_new_tokens: int = 40
     backend: str | None = None
 
+    def __post_init__(self) -> None:
+        require(self.max_new_tokens >= 1, "max_new_tokens", self.max_new_tokens, "at least 1")
+
 
 @dataclass
 class FillMaskConfig:
@@ -100,6 +112,9 @@ class FillMaskConfig:
     text: str
     top_k: int = 5
     backend: str | None = None
+
+    def __post_init__(self) -> None:
+        require(self.top_k >= 1, "top_k", self.top_k, "at least 1")
 
 
 @dataclass(frozen=True)
@@ -218,9 +233,7 @@ def _label_names(model: PretrainedModel) -> list[str]:
 
 
 def _write_predictions(output: Path, predictions: Iterable[Prediction]) -> None:
-    aside = output.with_name(f".{output.name}.partial")
-    output.parent.mkdir(parents=True, exist_ok=True)
-    with aside.open("w", encoding="utf-8", newline="") as file:
+    with replaced(output) as aside, aside.open("w", encoding="utf-8", newline="") as file:
         if output.suffix == ".jsonl":
             for prediction in predictions:
                 file.write(json.dumps({"label": prediction.label, "probability": prediction.probability}) + "\n")
@@ -228,4 +241,3 @@ def _write_predictions(output: Path, predictions: Iterable[Prediction]) -> None:
             writer = csv.writer(file, delimiter="," if output.suffix == ".csv" else "\t", lineterminator="\n")
             writer.writerow(("label", "probability"))
             writer.writerows((p.label, f"{p.probability:.6f}") for p in predictions)
-    os.replace(aside, output)

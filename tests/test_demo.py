@@ -17,11 +17,12 @@ def test_the_demo_leaves_what_it_promises_and_runs_again(tmp_path):
     except DataError as error:
         pytest.skip(f"the sample data cannot be had: {error}")
     output = tmp_path / "demo"
-    (output / "mine").mkdir(parents=True)
+    (tmp_path / "data").mkdir()
+    with pytest.raises(ValueError, match="holds something else than a demo"):
+        run_demo(DemoConfig(str(tmp_path)))
     config = DemoConfig(str(output), epochs=0.01, pretrain_steps=4, bert="bert-tiny", gpt="gpt-tiny")
     first, second = run_demo(config), run_demo(config)
 
-    assert (output / "mine").is_dir(), "what the demo did not write stays"
     assert json.loads((output / "summary.json").read_text()) == second
     assert set(second["minilm"]) == {"accuracy", "majority", "train_seconds", "tokens_per_second"}
     for family in ("bert", "gpt"):

@@ -7,22 +7,23 @@ file). Nothing is pickled.
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
 import logging
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from fastbert.models.checkpoints import write_tensors
+from fastbert.training.files import written_aside
 
 logger = logging.getLogger(__name__)
 
@@ -36,22 +37,6 @@ class Checkpoint:
     directory: Path
     state: dict[str, Any]
     tensors: dict[str, Tensor]
-
-
-@contextlib.contextmanager
-def written_aside(directory: Path) -> Iterator[Path]:
-    """A temporary directory beside ``directory`` that takes its place when the block ends, or vanishes on an error."""
-    aside = directory.with_name(f".{directory.name}.partial")
-    shutil.rmtree(aside, ignore_errors=True)
-    try:
-        aside.mkdir(parents=True)
-        yield aside
-        if directory.exists():
-            shutil.rmtree(directory)
-        os.replace(aside, directory)
-    except BaseException:
-        shutil.rmtree(aside, ignore_errors=True)
-        raise
 
 
 def save_checkpoint(
@@ -81,12 +66,25 @@ def list_checkpoints(root: Path) -> list[Path]:
 
 
 def load_latest(root: Path) -> Checkpoint | None:
-    """The newest checkpoint that is whole. A damaged one is named in a warning and the one before it is used."""
+    """The newest checkpoint that is whole, None where there is none at all.
+
+    A damaged one is named in a warning and put out of the way, and the one before it is used.
+
+    Raises:
+        ValueError: there are checkpoints, but none of them is whole.
+    """
+    damaged: list[str] = []
     for directory in list_checkpoints(root):
         try:
             return _load(directory)
-        except (OSError, ValueError) as error:
-            logger.warning("checkpoint %s is damaged (%s); trying the one before it", directory, error)
+        except (OSError, ValueError, SafetensorError) as error:
+            kept = directory.with_name(f"damaged-{directory.name}")
+            logger.warning("checkpoint %s is damaged (%s): it is now %s", directory, error, kept.name)
+            shutil.rmtree(kept, ignore_errors=True)
+            os.replace(directory, kept)
+            damaged.append(kept.name)
+    if damaged:
+        raise ValueError(f"no checkpoint in {root} is whole ({', '.join(damaged)}): start again in another output")
     return None
 
 
@@ -131,13 +129,8 @@ def generator_tensors(rank: int) -> dict[str, Tensor]:
 
 
 def restore_generators(tensors: dict[str, Tensor], rank: int) -> None:
-    """Put back this process's generators. Fails where the run was saved with fewer processes."""
-    cpu = tensors.get(f"generator.cpu.{rank}")
-    if cpu is None:
-        raise ValueError(
-            f"the checkpoint has no random state of process {rank}: resume with as many processes as before"
-        )
-    torch.set_rng_state(cpu)
+    """Put back this process's generators."""
+    torch.set_rng_state(tensors[f"generator.cpu.{rank}"])
     cuda = tensors.get(f"generator.cuda.{rank}")
     if cuda is not None and torch.cuda.is_available():
         torch.cuda.set_rng_state(cuda)

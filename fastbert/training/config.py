@@ -21,7 +21,7 @@ class TrainingConfig:
     """Fields that pretraining and fine-tuning have in common.
 
     Attributes:
-        model: a preset name such as "bert-base", a directory, or (fine-tuning only) a hub id.
+        model: a directory; for pretraining also a preset such as "bert-base", for fine-tuning also a hub id.
         output: directory of the run: configuration, metrics, checkpoints and the final model.
         seed: decides weights, data order, masks and dropout.
         precision: "bf16" is autocast over float32 master weights, "fp32" is float32 throughout, "auto" is bf16 where
@@ -30,15 +30,17 @@ class TrainingConfig:
         gradient_accumulation: micro-batches a process adds up for one optimizer step.
         max_length: longest sequence in tokens; longer texts are cut.
         steps: optimizer steps of the run; exclusive with ``epochs``.
-        epochs: passes over the training data; exclusive with ``steps``.
+        epochs: passes over the training data, counted in steps of the first one; exclusive with ``steps``. Without
+            either, pretraining makes 1 and fine-tuning 3.
         learning_rate: the peak.
-        warmup: steps of linear warm-up; a value below 1 is a fraction of the run.
+        warmup: steps of linear warm-up; a value below 1 is a fraction of the run (0.1 a tenth, 1 one step).
         schedule: what follows the warm-up; "linear" and "cosine" end at 0.
         weight_decay: decoupled; biases, norms and other vectors have none.
         clip: largest gradient norm; 0 turns clipping off.
         dropout: every dropout probability of the model; None keeps the model's own.
-        eval_every: steps between evaluations; None: at every epoch's end, or ten times in a run given by ``steps``.
-        save_every: steps between checkpoints; None: at each evaluation.
+        eval_every: steps between evaluations; None: a tenth of the run in pretraining, an epoch in fine-tuning.
+        save_every: steps between checkpoints; None: at each evaluation, a tenth of the run or 1,000, whichever is
+            least. A new best model is always saved.
         keep: checkpoints kept; older ones are removed.
         resume: continue from the last checkpoint in ``output``.
         log_to: "tensorboard", another tracker that accelerate knows, or "none". ``metrics.jsonl`` is always written.
@@ -47,8 +49,8 @@ class TrainingConfig:
         gradient_checkpointing: recompute activations in the backward, for memory.
     """
 
-    model: str
-    output: str
+    model: str | Path
+    output: str | Path
     seed: int = 0
     precision: Precision = "auto"
     tokens_per_batch: int = 4096
@@ -72,20 +74,23 @@ class TrainingConfig:
     gradient_checkpointing: bool = False
 
     def __post_init__(self) -> None:
-        _require(bool(self.model), "model", self.model, "a preset name or a directory")
-        _require(bool(self.output), "output", self.output, "a directory to write to")
+        for entry in dataclasses.fields(self):  # paths may come as pathlib's; a configuration is plain JSON
+            if isinstance(value := getattr(self, entry.name), Path):
+                setattr(self, entry.name, str(value))
+        require(bool(self.model), "model", self.model, "a preset name or a directory")
+        require(bool(self.output), "output", self.output, "a directory to write to")
         for name in ("tokens_per_batch", "gradient_accumulation", "keep", "eval_every", "save_every", "steps"):
             value = getattr(self, name)
-            _require(value is None or value >= 1, name, value, "at least 1")
-        _require(self.max_length >= 8, "max_length", self.max_length, "at least 8 tokens")
-        _require(self.epochs is None or self.epochs > 0, "epochs", self.epochs, "greater than 0")
-        _require(self.learning_rate > 0, "learning_rate", self.learning_rate, "greater than 0")
+            require(value is None or value >= 1, name, value, "at least 1")
+        require(self.max_length >= 8, "max_length", self.max_length, "at least 8 tokens")
+        require(self.epochs is None or self.epochs > 0, "epochs", self.epochs, "greater than 0")
+        require(self.learning_rate > 0, "learning_rate", self.learning_rate, "greater than 0")
         for name in ("warmup", "weight_decay", "clip"):
-            _require(getattr(self, name) >= 0, name, getattr(self, name), "0 or more")
-        _require(self.dropout is None or 0 <= self.dropout < 1, "dropout", self.dropout, "in [0, 1)")
-        _require(self.precision in get_args(Precision), "precision", self.precision, '"auto", "bf16" or "fp32"')
+            require(getattr(self, name) >= 0, name, getattr(self, name), "0 or more")
+        require(self.dropout is None or 0 <= self.dropout < 1, "dropout", self.dropout, "in [0, 1)")
+        require(self.precision in get_args(Precision), "precision", self.precision, '"auto", "bf16" or "fp32"')
         choices = '"linear", "cosine" or "constant"'
-        _require(self.schedule in get_args(Schedule), "schedule", self.schedule, choices)
+        require(self.schedule in get_args(Schedule), "schedule", self.schedule, choices)
         if self.steps is not None and self.epochs is not None:
             raise ValueError(f"steps ({self.steps}) and epochs ({self.epochs}) exclude each other: give one of the two")
 
@@ -102,8 +107,8 @@ class Phase:
     max_length: int
 
     def __post_init__(self) -> None:
-        _require(self.steps >= 1, "phases.steps", self.steps, "at least 1")
-        _require(self.max_length >= 8, "phases.max_length", self.max_length, "at least 8 tokens")
+        require(self.steps >= 1, "phases.steps", self.steps, "at least 1")
+        require(self.max_length >= 8, "phases.max_length", self.max_length, "at least 8 tokens")
 
 
 @dataclass
@@ -117,7 +122,7 @@ class PretrainConfig(TrainingConfig):
         vocab_size: size of the vocabulary trained.
         lowercase: fold case in a vocabulary trained for BERT.
         sentence_split: where sentences end in a document: at "line" ends, or by "regex" inside running text.
-        held_out: fraction of the documents kept for evaluation.
+        held_out: fraction of the documents kept for evaluation, at most a half.
         mask_probability: share of the tokens that masked LM predicts.
         whole_word: mask all pieces of a word together.
         next_sentence: train BERT on sentence pairs with the next-sentence loss.
@@ -125,8 +130,8 @@ class PretrainConfig(TrainingConfig):
         phases: stretches at other sequence lengths, in order; empty: the whole run at ``max_length``.
     """
 
-    corpus: list[str] | str = field(default_factory=list)
-    tokenizer: str | None = None
+    corpus: list[str] | str | Path = field(default_factory=list)
+    tokenizer: str | Path | None = None
     vocab_size: int = 30522
     lowercase: bool = True
     sentence_split: Literal["line", "regex"] = "line"
@@ -138,8 +143,7 @@ class PretrainConfig(TrainingConfig):
     phases: list[Phase] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        if isinstance(self.corpus, str):
-            self.corpus = [self.corpus]
+        self.corpus = self.corpus_patterns
         if self.phases and (self.steps is not None or self.epochs is not None):
             raise ValueError("phases carry their own steps: leave steps and epochs out")
         if self.steps is None and self.epochs is None and not self.phases:
@@ -147,10 +151,15 @@ class PretrainConfig(TrainingConfig):
         super().__post_init__()
         if not self.corpus:
             raise ValueError("corpus is empty: name at least one .txt or .jsonl file or glob")
-        _require(0 < self.mask_probability < 1, "mask_probability", self.mask_probability, "in (0, 1)")
-        _require(0 <= self.short_probability <= 1, "short_probability", self.short_probability, "in [0, 1]")
-        _require(0 < self.held_out < 1, "held_out", self.held_out, "in (0, 1)")
-        _require(self.vocab_size >= 300, "vocab_size", self.vocab_size, "at least 300 (all bytes and special tokens)")
+        require(0 < self.mask_probability < 1, "mask_probability", self.mask_probability, "in (0, 1)")
+        require(0 <= self.short_probability <= 1, "short_probability", self.short_probability, "in [0, 1]")
+        require(0 < self.held_out <= 0.5, "held_out", self.held_out, "in (0, 0.5]")
+        require(self.vocab_size >= 300, "vocab_size", self.vocab_size, "at least 300 (all bytes and special tokens)")
+
+    @property
+    def corpus_patterns(self) -> list[str]:
+        """``corpus`` as a list, whichever way it was given."""
+        return [str(self.corpus)] if isinstance(self.corpus, str | Path) else [str(name) for name in self.corpus]
 
 
 @dataclass
@@ -171,9 +180,9 @@ class FinetuneConfig(TrainingConfig):
     """
 
     task: Literal["classification"] = "classification"
-    train: str = ""
-    validation: str | None = None
-    test: str | None = None
+    train: str | Path = ""
+    validation: str | Path | None = None
+    test: str | Path | None = None
     text_column: str = "text"
     text_pair_column: str | None = None
     label_column: str = "label"
@@ -181,17 +190,17 @@ class FinetuneConfig(TrainingConfig):
     metric: Literal["accuracy", "f1", "loss"] = "accuracy"
     early_stopping: int | None = None
 
-    learning_rate: float = 5e-5
+    learning_rate: float = 5e-5  # what is trained already wants smaller steps than the shared default
 
     def __post_init__(self) -> None:
         if self.steps is None and self.epochs is None:
             self.epochs = 3.0
         super().__post_init__()
-        _require(self.task == "classification", "task", self.task, '"classification"')
-        _require(bool(self.train), "train", self.train, "a .csv, .tsv or .jsonl file")
-        _require(self.metric in ("accuracy", "f1", "loss"), "metric", self.metric, '"accuracy", "f1" or "loss"')
-        _require(self.lm_weight is None or self.lm_weight >= 0, "lm_weight", self.lm_weight, "0 or more")
-        _require(
+        require(self.task == "classification", "task", self.task, '"classification"')
+        require(bool(self.train), "train", self.train, "a .csv, .tsv or .jsonl file")
+        require(self.metric in ("accuracy", "f1", "loss"), "metric", self.metric, '"accuracy", "f1" or "loss"')
+        require(self.lm_weight is None or self.lm_weight >= 0, "lm_weight", self.lm_weight, "0 or more")
+        require(
             self.early_stopping is None or self.early_stopping >= 1, "early_stopping", self.early_stopping, "1 or more"
         )
         if self.early_stopping is not None and self.validation is None:
@@ -225,6 +234,7 @@ class RunResult:
         return self.tokens / self.train_seconds if self.train_seconds > 0 else 0.0
 
 
-def _require(condition: bool, name: str, value: Any, allowed: str) -> None:
+def require(condition: bool, name: str, value: Any, allowed: str) -> None:
+    """ValueError that names a field, what came and what is allowed, unless the condition holds."""
     if not condition:
         raise ValueError(f"{name} is {value!r}; allowed: {allowed}")

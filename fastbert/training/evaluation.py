@@ -31,13 +31,14 @@ def evaluate_losses(
 ) -> dict[str, float]:
     """The mean of each loss term over its targets, their sum "loss", and for a language model its perplexity."""
     model.eval()
-    totals: dict[str, torch.Tensor] = {}
+    # Every process reduces the same terms in the same order, also one that has no batch.
+    names = sorted(model.target_counts(collate([view[0]])))
+    totals = torch.zeros(len(names), 2, dtype=torch.float64, device=accelerator.device)
     for batch in batches_of_this_process(view, tokens_per_batch, accelerator):
-        for name, term in model.loss_terms(batch).items():
-            pair = torch.stack([term.sum.double(), term.count.double()])
-            totals[name] = totals[name] + pair if name in totals else pair
-    reduced = {name: accelerator.reduce(pair).tolist() for name, pair in totals.items()}
-    means = {name: total / max(count, 1.0) for name, (total, count) in reduced.items()}
+        terms = model.loss_terms(batch)
+        totals += torch.stack([torch.stack([terms[name].sum.double(), terms[name].count.double()]) for name in names])
+    sums_and_counts = zip(names, accelerator.reduce(totals).tolist(), strict=True)
+    means = {name: total / max(count, 1.0) for name, (total, count) in sums_and_counts}
     metrics = {"loss": sum(means.values()), **means}
     if "lm" in means:
         metrics["perplexity"] = math.exp(min(means["lm"], 700.0))

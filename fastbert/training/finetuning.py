@@ -7,10 +7,10 @@ from pathlib import Path
 
 from fastbert.data import TextClassificationExamples, Tokenizer, build_label2id, read_records
 from fastbert.data.text_classification import TextRecord
-from fastbert.models import PretrainedModel, load_pretrained
+from fastbert.models import PretrainedModel, load_pretrained, preset_names
 from fastbert.training.config import FinetuneConfig, RunResult
 from fastbert.training.evaluation import evaluate_classification
-from fastbert.training.launch import count_steps, evaluation_interval, launch, planned_steps
+from fastbert.training.launch import count_steps, launch, planned_steps
 from fastbert.training.loop import Task, Trainer
 from fastbert.training.model_setup import check_length, check_vocabulary, dropout_overrides, save_with_tokenizer
 from fastbert.training.stream import Segment
@@ -29,13 +29,15 @@ def finetune(config: FinetuneConfig) -> RunResult:
         FloatingPointError: a loss that is not finite.
         KeyboardInterrupt: after Ctrl-C, once a checkpoint is saved.
     """
+    if config.model in preset_names():
+        raise ValueError(f"model is {config.model!r}, an untrained preset: pretrain it first, or name a trained model")
     accelerator = launch(config)
     records = _read(config, config.train)
     label2id = build_label2id(records)
     tokenizer = Tokenizer.load(config.model)
     model = _load_model(config, tokenizer, label2id)
 
-    def examples(path: str, records: list[TextRecord] | None = None) -> TextClassificationExamples:
+    def examples(path: str | Path, records: list[TextRecord] | None = None) -> TextClassificationExamples:
         records = _read(config, path) if records is None else records
         return TextClassificationExamples(records, tokenizer, label2id, config.max_length)
 
@@ -61,7 +63,7 @@ def finetune(config: FinetuneConfig) -> RunResult:
         validate=None if validation is None else functools.partial(measure, validation),
         test=None if test is None else functools.partial(measure, test),
         metric=config.metric,
-        eval_every=evaluation_interval(config, steps, steps_per_epoch),
+        eval_every=config.eval_every or steps_per_epoch,
         loss_options={"auxiliary_lm": True} if lm_weight else {},
         term_weights={"lm": lm_weight},
         early_stopping=config.early_stopping,
@@ -69,7 +71,7 @@ def finetune(config: FinetuneConfig) -> RunResult:
     return Trainer(config, task, accelerator).run()
 
 
-def _read(config: FinetuneConfig, path: str) -> list[TextRecord]:
+def _read(config: FinetuneConfig, path: str | Path) -> list[TextRecord]:
     return read_records(
         path,
         text_column=config.text_column,
@@ -86,8 +88,8 @@ def _load_model(config: FinetuneConfig, tokenizer: Tokenizer, label2id: dict[str
         "label2id": label2id,
     }
     model = load_pretrained(config.model, "classification", **overrides, **dropout_overrides(config))
-    check_vocabulary(tokenizer, model, config.model)
+    check_vocabulary(tokenizer, model, str(config.model))
     if model.config.causal and tokenizer.add_task_tokens():
         model.resize_token_embeddings(tokenizer.vocab_size)
-    check_length(config.max_length, model, config.model)
+    check_length(config.max_length, model, str(config.model))
     return model

@@ -6,27 +6,32 @@ from pathlib import Path
 
 import torch
 from accelerate import Accelerator
+from accelerate.utils import DistributedType
 
 from fastbert.data import Examples
 from fastbert.training.checkpoint import list_checkpoints
 from fastbert.training.config import TrainingConfig
-from fastbert.training.recorder import METRICS_FILE
 from fastbert.training.stream import epoch_windows
+
+_SUPPORTED = (DistributedType.NO, DistributedType.MULTI_CPU, DistributedType.MULTI_GPU)
 
 
 def launch(config: TrainingConfig) -> Accelerator:
     """The accelerator of a new run, with everything drawn at random from ``config.seed`` on.
 
     Raises:
-        ValueError: ``output`` holds a run already and ``resume`` is off.
+        ValueError: ``output`` holds a run already and ``resume`` is off, or accelerate is set to something that the
+            loop does not do.
     """
     output = Path(config.output)
-    if not config.resume and (list_checkpoints(output / "checkpoints") or (output / METRICS_FILE).exists()):
+    if not config.resume and (list_checkpoints(output / "checkpoints") or (output / "model.safetensors").exists()):
         raise ValueError(f"output {output} already holds a run: continue it with resume, or choose another output")
     # Precision, accumulation and sharding are the training loop's own; accelerate brings devices and processes.
     accelerator = Accelerator(
         mixed_precision="no", log_with=None if config.log_to == "none" else config.log_to, project_dir=output
     )
+    if accelerator.distributed_type not in _SUPPORTED:
+        raise ValueError(f"accelerate is set to {accelerator.distributed_type.value}; allowed: one process, or DDP")
     torch.manual_seed(config.seed)
     return accelerator
 
@@ -47,10 +52,3 @@ def planned_steps(config: TrainingConfig, steps_per_epoch: int) -> int:
         return config.steps
     assert config.epochs is not None, "either steps or epochs is set"
     return max(1, round(config.epochs * steps_per_epoch))
-
-
-def evaluation_interval(config: TrainingConfig, total_steps: int, steps_per_epoch: int) -> int:
-    """Steps between evaluations: as asked, else an epoch, else a tenth of the run."""
-    if config.eval_every is not None:
-        return config.eval_every
-    return steps_per_epoch if config.epochs is not None else max(1, total_steps // 10)

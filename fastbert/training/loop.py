@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import hashlib
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -26,6 +27,7 @@ from fastbert.packing import PackedBatch
 from fastbert.training.checkpoint import (
     Checkpoint,
     generator_tensors,
+    list_checkpoints,
     load_latest,
     optimizer_tensors,
     restore_generators,
@@ -34,14 +36,16 @@ from fastbert.training.checkpoint import (
 )
 from fastbert.training.config import RunResult, TrainingConfig
 from fastbert.training.interrupt import Interrupted, interruptible
+from fastbert.training.model_setup import check_backend
 from fastbert.training.optimizer import build_optimizer, set_learning_rate
 from fastbert.training.precision import resolve_precision
 from fastbert.training.recorder import Recorder, format_metrics
 from fastbert.training.schedule import learning_rate_factor, warmup_steps
 from fastbert.training.stream import Position, Segment, Share, WindowStream
 
-# Settings that may differ between a run and its resumption: none of them changes what is computed.
-_FREE_TO_CHANGE = {"output", "keep", "resume", "log_to"}
+# Settings that may differ between a run and its resumption. The first change nothing that is computed; the others are
+# how one goes on after a loss that was not finite.
+_FREE_TO_CHANGE = {"output", "keep", "resume", "log_to", "save_every"} | {"learning_rate", "clip", "precision"}
 
 
 @dataclass(frozen=True)
@@ -105,6 +109,7 @@ class Trainer:
         )
         self.model = task.model.to(accelerator.device)
         self.model.set_attention_backend(config.backend)
+        check_backend(self.model, config.backend)
         if config.gradient_checkpointing:
             self.model.gradient_checkpointing_enable()
         self.optimizer = build_optimizer(
@@ -125,8 +130,8 @@ class Trainer:
         total = self.stream.total_steps
         warmup = warmup_steps(self.config.warmup, total)
         self.output.mkdir(parents=True, exist_ok=True)
-        meter = _Meter(self.task.term_weights, every=max(1, total // 200))
-        save_every = self.config.save_every or self.task.eval_every
+        meter = _Meter(self.task.term_weights, self.accelerator.device, every=max(1, total // 200))
+        save_every = self.config.save_every or min(self.task.eval_every, max(1, total // 10), 1000)
         with (
             Recorder(
                 self.accelerator, self.output, title=self.task.title, total_steps=total, log_to=self.config.log_to
@@ -134,32 +139,36 @@ class Trainer:
             interruptible() as interrupted,
         ):
             self._start(recorder)
-            for shares, after in self.stream.iterate(self.position):
-                if self._out_of_patience():
-                    break
+            stop = self._out_of_patience()
+            meter.start()
+            for shares, after in self.stream.iterate(self.position) if not stop else ():
                 factor = learning_rate_factor(self.position.step, total, warmup, self.config.schedule)
                 set_learning_rate(self.optimizer, self.config.learning_rate * factor)
-                with meter.timed():
-                    window = self._agree(shares, interrupted=interrupted())
-                    sums, norm = self._step(shares, window.targets)
+                window = self._agree(shares, interrupted=interrupted())
+                sums, norm = self._step(shares, window.targets)
                 self.position = after
                 meter.add(sums, window, norm)
 
                 step, last = after.step, after.step == total
-                evaluate = last or step % self.task.eval_every == 0
-                save = last or step % save_every == 0 or window.interrupted
-                if meter.due(step) or save:
-                    values = meter.flush(self._sum_over_processes)
-                    self._check_finite(values, step)
-                    recorder.record(step, "train", {**values, "learning_rate": self.config.learning_rate * factor})
-                    recorder.show(step, f"loss {values['loss']:.3f} · {meter.tokens_per_second:,.0f} tok/s")
-                if evaluate:
-                    self._evaluate(recorder)
-                if save:
-                    self._save()
+                with meter.paused():
+                    improved = False
+                    if last or step % self.task.eval_every == 0:
+                        improved = self._evaluate(recorder)
+                    stop = last or window.interrupted or self._out_of_patience()
+                    save = stop or improved or step % save_every == 0
+                    if meter.due(step) or save:
+                        values = meter.flush(self._sum_over_processes)
+                        recorder.record(step, "train", {**values, "learning_rate": self.config.learning_rate * factor})
+                        recorder.show(step, f"loss {values['loss']:.3f} · {meter.tokens_per_second:,.0f} tok/s")
+                    if save:
+                        self._save()
                 if window.interrupted and not last:
-                    raise Interrupted(f"interrupted after step {step} of {total}; continue with --resume true")
+                    raise Interrupted(f"interrupted after step {step} of {total}; continue with resume (--resume true)")
+                if stop:
+                    break
             self._keep_best()
+            if interrupted():
+                raise Interrupted(f"interrupted; the run was over, its model is in {self.output}")
             test = self._measure(self.task.test, "test", recorder) if self.task.test is not None else {}
         return RunResult(self.output, self.position.step, meter.tokens, meter.seconds, self.initial, self.best, test)
 
@@ -181,7 +190,7 @@ class Trainer:
         sums: dict[str, Tensor] = {}
         self.model.train()
         for i, share in enumerate(shares):
-            batch = share.batch.to(self.accelerator.device, non_blocking=True)
+            batch = share.batch.to(self.accelerator.device)
             synchronise = i + 1 == len(shares)
             with contextlib.nullcontext() if synchronise else self.accelerator.no_sync(self.loss_module):
                 with self._autocast():
@@ -193,6 +202,8 @@ class Trainer:
             for name, term in terms.items():
                 sums[name] = sums.get(name, 0) + term.sum.detach() * share.weight
         norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip or math.inf)
+        if not math.isfinite(norm):
+            raise FloatingPointError(self._not_finite(sums))
         self.optimizer.step()
         self.optimizer.zero_grad()
         return sums, norm
@@ -211,33 +222,40 @@ class Trainer:
             return contextlib.nullcontext()
         return torch.autocast(self.accelerator.device.type, dtype=torch.bfloat16)
 
-    def _check_finite(self, values: dict[str, float], step: int) -> None:
-        bad = [name for name, value in values.items() if not math.isfinite(value)]
-        if bad:
-            raise FloatingPointError(
-                f"{', '.join(bad)} not finite at step {step}; the last good checkpoint is in {self._checkpoints}: "
-                "resume it with a lower learning rate or precision fp32"
-            )
+    def _not_finite(self, sums: Mapping[str, Tensor]) -> str:
+        """What to tell about a gradient that would have spoilt the weights, and how to go on."""
+        bad = [name for name, value in sums.items() if not math.isfinite(value)] or ["the gradient"]
+        saved = list_checkpoints(self._checkpoints)
+        resume = f"resume {saved[0]}" if saved else "start again"
+        return (
+            f"{', '.join(bad)} not finite in step {self.position.step + 1}, the weights are unchanged: {resume} with a "
+            "lower learning_rate, a clip above 0 or precision fp32"
+        )
 
     # Evaluation and saving --------------------------------------------------------------------------------------------
 
-    def _evaluate(self, recorder: Recorder) -> dict[str, float]:
-        """Measure on the held-out data, record it, and keep the model if it is the best so far."""
+    def _evaluate(self, recorder: Recorder) -> bool:
+        """Measure on the held-out data, and keep the model if it is the best so far; tells whether it is."""
         if self.task.validate is None:
-            return {}
+            return False
         metrics = self._measure(self.task.validate, "validation", recorder)
-        if self.position.step > 0:
-            self.evaluations_since_best += 1
-            if not self.best or self._better(metrics, self.best):
-                self.best, self.evaluations_since_best = metrics, 0
-                self._on_main(lambda: self.task.save_model(self.output))
-        return metrics
+        if self.position.step == 0:
+            self.initial = metrics
+            return False
+        self.evaluations_since_best += 1
+        improved = not self.best or self._better(metrics, self.best)
+        if improved:
+            self.best, self.evaluations_since_best = metrics, 0
+            self._on_main(lambda: self.task.save_model(self.output))
+        return improved
 
     def _measure(
         self, measure: Callable[[PretrainedModel], dict[str, float]], split: str, recorder: Recorder
     ) -> dict[str, float]:
         with self._autocast():
             metrics = measure(self.model)
+        if bad := [name for name, value in metrics.items() if not math.isfinite(value)]:
+            raise FloatingPointError(f"{split} {', '.join(bad)} not finite after step {self.position.step}")
         recorder.record(self.position.step, split, metrics)
         recorder.say(f"  step {self.position.step:>6}: {split} {format_metrics(metrics)}")
         return metrics
@@ -251,6 +269,8 @@ class Trainer:
 
     def _start(self, recorder: Recorder) -> None:
         checkpoint = load_latest(self._checkpoints) if self.config.resume else None
+        if self.accelerator.is_main_process:
+            self.config.save(self.output / "training.json")
         if checkpoint is not None:
             self._restore(checkpoint)
             recorder.rewind(self.position.step)
@@ -259,12 +279,10 @@ class Trainer:
             return
         if self.config.resume:
             recorder.say(f"  nothing to resume in {self._checkpoints}: starting from step 0")
-        if self.accelerator.is_main_process:
-            self.config.save(self.output / "training.json")
         recorder.rewind(-1)
         if self.accelerator.process_index:  # the weights were drawn alike everywhere, dropout must not be
             torch.manual_seed(self.config.seed + self.accelerator.process_index)
-        self.initial = self._evaluate(recorder)
+        self._evaluate(recorder)
 
     def _save(self) -> None:
         generators: dict[str, Tensor] = {}
@@ -273,6 +291,7 @@ class Trainer:
         state = {
             "position": dataclasses.asdict(self.position),
             "config": dataclasses.asdict(self.config),
+            "run": self._identity(),
             "initial": self.initial,
             "best": self.best,
             "evaluations_since_best": self.evaluations_since_best,
@@ -289,7 +308,8 @@ class Trainer:
         )
 
     def _restore(self, checkpoint: Checkpoint) -> None:
-        saved, current = checkpoint.state["config"], dataclasses.asdict(self.config)
+        saved, current = checkpoint.state["config"] | checkpoint.state["run"], dataclasses.asdict(self.config)
+        current |= self._identity()
         changed = sorted(k for k in current if k not in _FREE_TO_CHANGE and saved.get(k) != current[k])
         if changed:
             pairs = ", ".join(f"{name} was {saved.get(name)!r}, is {current[name]!r}" for name in changed)
@@ -300,6 +320,17 @@ class Trainer:
         self.position = Position(**checkpoint.state["position"])
         self.initial, self.best = checkpoint.state["initial"], checkpoint.state["best"]
         self.evaluations_since_best = checkpoint.state["evaluations_since_best"]
+
+    def _identity(self) -> dict[str, Any]:
+        """What must be the same for a position in the data to mean the same."""
+        digest = hashlib.sha256()
+        for segment in self.task.segments:
+            digest.update(segment.examples.epoch(0).lengths.tobytes())
+        return {
+            "training data (a hash)": digest.hexdigest()[:16],
+            "processes": self.accelerator.num_processes,
+            "total steps": self.stream.total_steps,
+        }
 
     def _keep_best(self) -> None:
         """``output`` holds the best model already; where nothing was measured, the last one goes there."""
@@ -331,20 +362,29 @@ class _Window:
 
 
 class _Meter:
-    """Means of the loss terms between two records, and the tokens and seconds of the training steps."""
+    """Means of the loss terms between two records, and the tokens and seconds of training.
 
-    def __init__(self, weights: Mapping[str, float], *, every: int) -> None:
-        self._weights, self._every = weights, every
+    The clock runs while examples are drawn and steps are made; evaluating and saving stop it.
+    """
+
+    def __init__(self, weights: Mapping[str, float], device: torch.device, *, every: int) -> None:
+        self._weights, self._device, self._every = weights, device, every
         self.tokens, self.seconds = 0, 0.0
+        self._started = 0.0
         self._sums: dict[str, Tensor] = {}
         self._targets: dict[str, float] = {}
         self._norm: Tensor | None = None
 
+    def start(self) -> None:
+        self._started = time.perf_counter()
+
     @contextlib.contextmanager
-    def timed(self) -> Iterator[None]:
-        start = time.perf_counter()
+    def paused(self) -> Iterator[None]:
+        if self._device.type == "cuda":
+            torch.cuda.synchronize(self._device)
+        self.seconds += time.perf_counter() - self._started
         yield
-        self.seconds += time.perf_counter() - start
+        self.start()
 
     def add(self, sums: dict[str, Tensor], window: _Window, norm: Tensor) -> None:
         for name, value in sums.items():

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import torch
+
 from fastbert.data import Tokenizer
 from fastbert.models import PretrainedModel
+from fastbert.ops import attention
 from fastbert.training.config import TrainingConfig
 
 
@@ -31,6 +34,14 @@ def check_length(max_length: int, model: PretrainedModel, name: str) -> None:
     limit = model.config.max_position_embeddings
     if max_length > limit:
         raise ValueError(f"max_length is {max_length}; allowed: at most {limit}, the positions of {name}")
+
+
+def check_backend(model: PretrainedModel, name: str | None) -> None:
+    """ValueError where a backend asked for by name cannot train this model: before hours of preparation, not after."""
+    config = model.config
+    query = torch.zeros(1, 1, config.num_attention_heads, config.head_dim, device=model.device)
+    dropout_p = config.attention_probs_dropout_prob
+    attention(query, query, query, causal=config.causal, dropout_p=dropout_p, backend=name)
 
 
 def save_with_tokenizer(model: PretrainedModel, tokenizer: Tokenizer, directory: Path) -> None:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from pathlib import Path
 
+from fastbert.training.files import replaced
 from fastbert.training.recorder import read_metrics
 
 
@@ -27,7 +27,8 @@ def plot_losses(runs: Mapping[str, Path], path: Path) -> None:
     for panel, (title, output) in zip(panels, runs.items(), strict=False):
         lines = read_metrics(output)
         for split, style in (("train", {"linewidth": 1.2}), ("validation", {"marker": "o", "linestyle": "--"})):
-            points = [(line["step"], line["loss"]) for line in lines if line["split"] == split]
+            # Fine-tuned GPT trains on more than it is measured by: what both curves have is the task's loss.
+            points = [(line["step"], line.get("task", line["loss"])) for line in lines if line["split"] == split]
             if points:
                 panel.plot(*zip(*points, strict=True), label="held out" if split == "validation" else split, **style)
         panel.set(title=title, xlabel="step", ylabel="loss")
@@ -35,6 +36,5 @@ def plot_losses(runs: Mapping[str, Path], path: Path) -> None:
         panel.legend()
     for panel in panels[len(runs) :]:
         panel.set_axis_off()
-    aside = path.with_suffix(".partial.png")
-    figure.savefig(aside, dpi=120)
-    os.replace(aside, path)
+    with replaced(path) as aside:
+        figure.savefig(aside, dpi=120)

@@ -18,7 +18,7 @@ def resolve_precision(precision: Precision, device: torch.device) -> Literal["bf
 
     On a CPU that means AMX: without it bf16 products are emulated, measured eight times slower than float32.
     """
-    native = torch.cuda.is_bf16_supported() if device.type == "cuda" else _cpu_multiplies_bf16()
+    native = _multiplies_bf16(device)
     if precision == "auto":
         return "bf16" if native else "fp32"
     if precision == "bf16" and not native:
@@ -26,8 +26,10 @@ def resolve_precision(precision: Precision, device: torch.device) -> Literal["bf
     return precision
 
 
-def _cpu_multiplies_bf16() -> bool:
-    if importlib.util.find_spec("fastbert._C") is None:
+def _multiplies_bf16(device: torch.device) -> bool:
+    if device.type == "cuda":
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    if device.type != "cpu" or importlib.util.find_spec("fastbert._C") is None:
         return False
     from fastbert import _C
 

@@ -22,10 +22,11 @@ from fastbert.data import (
     split_documents,
 )
 from fastbert.data.samples import cache_directory
-from fastbert.models import PretrainedModel, architecture, load_pretrained, preset, preset_names
+from fastbert.models import PretrainedModel, architecture, load_pretrained, preset, preset_names, read_config
+from fastbert.training.checkpoint import list_checkpoints
 from fastbert.training.config import PretrainConfig, RunResult
 from fastbert.training.evaluation import evaluate_losses
-from fastbert.training.launch import count_steps, evaluation_interval, launch, planned_steps
+from fastbert.training.launch import count_steps, launch, planned_steps
 from fastbert.training.loop import Task, Trainer
 from fastbert.training.model_setup import check_length, check_vocabulary, dropout_overrides, save_with_tokenizer
 from fastbert.training.stream import Segment
@@ -43,6 +44,8 @@ def pretrain(config: PretrainConfig) -> RunResult:
         FloatingPointError: a loss that is not finite.
         KeyboardInterrupt: after Ctrl-C, once a checkpoint is saved.
     """
+    if config.model not in preset_names() and not Path(config.model).is_dir():
+        raise ValueError(f"model is {config.model!r}; allowed: {', '.join(preset_names())}, or a directory")
     accelerator = launch(config)
     with accelerator.main_process_first():  # the others find the tokenizer and the cache made
         tokenizer = _tokenizer(config, accelerator)
@@ -54,14 +57,13 @@ def pretrain(config: PretrainConfig) -> RunResult:
     if config.phases:
         segments = [Segment(examples(training, phase.max_length), phase.steps) for phase in config.phases]
         longest = max(phase.max_length for phase in config.phases)
-        steps = steps_per_epoch = sum(phase.steps for phase in config.phases)
+        steps = sum(phase.steps for phase in config.phases)
     else:
         longest = config.max_length
         train = examples(training, longest)
-        steps_per_epoch = count_steps(config, train, accelerator.num_processes)
-        steps = planned_steps(config, steps_per_epoch)
+        steps = planned_steps(config, count_steps(config, train, accelerator.num_processes))
         segments = [Segment(train, steps)]
-    check_length(longest, model, config.model)
+    check_length(longest, model, str(config.model))
     view = examples(held_out, longest).epoch(0)
 
     def validate(model: PretrainedModel) -> dict[str, float]:
@@ -74,7 +76,7 @@ def pretrain(config: PretrainConfig) -> RunResult:
         save_model=functools.partial(save_with_tokenizer, model, tokenizer),
         validate=validate,
         metric="loss",
-        eval_every=evaluation_interval(config, steps, steps_per_epoch),
+        eval_every=config.eval_every or max(1, steps // 10),
     )
     return Trainer(config, task, accelerator).run()
 
@@ -86,10 +88,11 @@ def _tokenizer(config: PretrainConfig, accelerator: Accelerator) -> Tokenizer:
     if config.model not in preset_names():
         return Tokenizer.load(config.model)
     own = Path(config.output) / "tokenizer"
-    if own.is_dir() and (config.resume or not accelerator.is_main_process):
+    resuming = config.resume and list_checkpoints(Path(config.output) / "checkpoints")
+    if resuming or not accelerator.is_main_process:  # the main process went first
         return Tokenizer.load(own)
     texts = _texts(config)
-    causal = preset(config.model).causal
+    causal = preset(str(config.model)).causal
     with Progress(transient=True) as progress:
         progress.add_task(f"training a tokenizer of {config.vocab_size:,} entries", total=None)
         if causal:
@@ -102,7 +105,7 @@ def _tokenizer(config: PretrainConfig, accelerator: Accelerator) -> Tokenizer:
 
 def _texts(config: PretrainConfig) -> Iterator[str]:
     """Whole documents: byte-level BPE tells a word after a space from one at the start of the text."""
-    for document in read_documents(config.corpus, sentence_split=config.sentence_split):
+    for document in read_documents(config.corpus_patterns, sentence_split=config.sentence_split):
         yield " ".join(document)
 
 
@@ -110,7 +113,7 @@ def _tokenize(config: PretrainConfig, tokenizer: Tokenizer, accelerator: Acceler
     with Progress(transient=True, disable=not accelerator.is_main_process) as progress:
         task = progress.add_task("tokenising the corpus")
         return cached_corpus(
-            config.corpus,
+            config.corpus_patterns,
             tokenizer,
             cache_directory() / "tokens",
             sentence_split=config.sentence_split,
@@ -119,12 +122,16 @@ def _tokenize(config: PretrainConfig, tokenizer: Tokenizer, accelerator: Acceler
 
 
 def _build_model(config: PretrainConfig, tokenizer: Tokenizer) -> PretrainedModel:
-    if config.model not in preset_names():
-        model = load_pretrained(config.model, "pretraining", **dropout_overrides(config))
+    untrained = config.model in preset_names()
+    settings = preset(str(config.model)) if untrained else read_config(config.model)
+    # Without sentence pairs there is nothing for BERT's pooler and its classifier to learn.
+    purpose = "pretraining" if settings.causal or config.next_sentence else "masked-lm"
+    if untrained:
+        settings = settings.replace(vocab_size=tokenizer.vocab_size, **dropout_overrides(config))
+        model = architecture(settings.family, purpose)(settings)
     else:
-        settings = preset(config.model, vocab_size=tokenizer.vocab_size, **dropout_overrides(config))
-        model = architecture(settings.family, "pretraining")(settings)
-    check_vocabulary(tokenizer, model, config.tokenizer or config.model)
+        model = load_pretrained(config.model, purpose, **dropout_overrides(config))
+    check_vocabulary(tokenizer, model, str(config.tokenizer or config.model))
     return model
 
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 from pathlib import Path
 from types import TracebackType
 
 from accelerate import Accelerator
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+
+from fastbert.training.files import replaced
 
 METRICS_FILE = "metrics.jsonl"
 
@@ -40,7 +42,7 @@ class Recorder:
         if self._log_to != "none":
             self._accelerator.init_trackers(self._log_to)
         self._progress.start()
-        self._task = self._progress.add_task(self._title, total=self._total_steps, note="")
+        self._task = self._progress.add_task(escape(self._title), total=self._total_steps, note="")
         return self
 
     def __exit__(
@@ -51,17 +53,17 @@ class Recorder:
             self._accelerator.end_training()
 
     def rewind(self, step: int) -> None:
-        """Forget what was written after ``step``: a resumed run writes it again."""
+        """Forget what was written after ``step``, and all tests: a resumed run writes them again."""
         if not self._accelerator.is_main_process or not self._path.exists():
             return
         kept = []
         for line in self._path.read_text(encoding="utf-8").splitlines():
             with contextlib.suppress(json.JSONDecodeError):  # the last line of a killed run may be cut short
-                if json.loads(line)["step"] <= step:
+                values = json.loads(line)
+                if values["step"] <= step and values["split"] != "test":
                     kept.append(line + "\n")
-        aside = self._path.with_suffix(".partial")
-        aside.write_text("".join(kept), encoding="utf-8")
-        os.replace(aside, self._path)
+        with replaced(self._path) as aside:
+            aside.write_text("".join(kept), encoding="utf-8")
 
     def record(self, step: int, split: str, values: dict[str, float]) -> None:
         """Write one line, and the same values to the trackers as ``split/name``."""
@@ -80,7 +82,7 @@ class Recorder:
     def say(self, message: str) -> None:
         """Print a line above the progress bar."""
         if self._accelerator.is_main_process:
-            self._progress.console.print(message, highlight=False)
+            self._progress.console.print(message, highlight=False, markup=False)
 
 
 def read_metrics(output: Path) -> list[dict[str, float | str]]:

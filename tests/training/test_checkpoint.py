@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from fastbert.training import checkpoint
-from fastbert.training.checkpoint import list_checkpoints, load_latest, save_checkpoint, written_aside
+from fastbert.training.checkpoint import list_checkpoints, load_latest, save_checkpoint
+from fastbert.training.files import replaced, written_aside
 
 
 def save(root, step, *, keep=3, value=None):
@@ -44,6 +45,20 @@ def test_a_damaged_one_is_skipped_loudly(tmp_path, caplog, name):
     assert "step-00000002 is damaged" in caplog.text
 
 
+def test_a_damaged_one_does_not_push_out_what_is_saved_after_it(tmp_path):
+    save(tmp_path, 1, keep=1)
+    (save(tmp_path, 9, keep=2) / "weights").write_text("damaged")
+    load_latest(tmp_path)
+    save(tmp_path, 2, keep=1)
+    assert [path.name for path in list_checkpoints(tmp_path)] == ["step-00000002"]
+
+
+def test_nothing_but_damage_is_an_error(tmp_path):
+    (save(tmp_path, 1) / "state.json").write_text("{")
+    with pytest.raises(ValueError, match=r"no checkpoint in .* is whole"):
+        load_latest(tmp_path)
+
+
 def test_nothing_to_load(tmp_path):
     assert load_latest(tmp_path / "nowhere") is None
 
@@ -71,3 +86,15 @@ def test_written_aside_replaces_only_when_it_is_complete(tmp_path):
     with written_aside(target) as aside:
         (aside / "b").write_text("new")
     assert [path.name for path in target.iterdir()] == ["b"]
+
+
+def test_a_file_is_replaced_only_when_it_is_complete(tmp_path):
+    path = tmp_path / "summary.json"
+    path.write_text("old")
+    with pytest.raises(ZeroDivisionError), replaced(path) as aside:
+        aside.write_text(f"half{1 / 0}")
+    assert [p.name for p in tmp_path.iterdir()] == ["summary.json"]
+    assert path.read_text() == "old"
+    with replaced(path) as aside:
+        aside.write_text("new")
+    assert path.read_text() == "new"

@@ -114,6 +114,8 @@ def test_a_killed_run_resumes_bit_for_bit(pretrained, reviews, tmp_path, monkeyp
     monkeypatch.setattr(loop.Trainer, "_step", step)
     finetune(config(pretrained, reviews, tmp_path / "killed", epochs=None, steps=8, eval_every=4, resume=True))
     assert read_metrics(tmp_path / "killed") == read_metrics(tmp_path / "whole")
+    whole, resumed = (load_pretrained(tmp_path / name, "classification").state_dict() for name in ("whole", "killed"))
+    assert all(torch.equal(whole[name], resumed[name]) for name in whole)
 
 
 def test_an_unknown_label_in_the_validation_file(pretrained, reviews, tmp_path):

@@ -12,7 +12,7 @@ from transformers import AutoModelForMaskedLM, AutoTokenizer, OpenAIGPTLMHeadMod
 
 from fastbert import PretrainConfig, pretrain
 from fastbert.data import Tokenizer
-from fastbert.models import load_pretrained
+from fastbert.models import BertForPreTraining, LossTerm, load_pretrained
 from fastbert.training import Phase, loop
 from fastbert.training.interrupt import Interrupted
 from fastbert.training.recorder import read_metrics
@@ -106,7 +106,7 @@ def test_ctrl_c_saves_the_step_in_flight_and_says_how_to_go_on(corpus, tmp_path,
         return step(self, *arguments)
 
     monkeypatch.setattr(loop.Trainer, "_step", interrupted)
-    with pytest.raises(Interrupted, match=r"interrupted after step 7 of 12; continue with --resume true"):
+    with pytest.raises(Interrupted, match=r"interrupted after step 7 of 12; continue with resume"):
         pretrain(config("gpt-tiny", corpus, tmp_path / "stopped"))
     monkeypatch.setattr(loop.Trainer, "_step", step)
     pretrain(config("gpt-tiny", corpus, tmp_path / "stopped", resume=True))
@@ -116,8 +116,47 @@ def test_ctrl_c_saves_the_step_in_flight_and_says_how_to_go_on(corpus, tmp_path,
 
 def test_resuming_with_other_settings_is_refused(corpus, tmp_path):
     pretrain(config("gpt-tiny", corpus, tmp_path / "run", steps=2))
-    with pytest.raises(ValueError, match=r"cannot resume .*: learning_rate was 0.001, is 0.1"):
-        pretrain(config("gpt-tiny", corpus, tmp_path / "run", steps=2, learning_rate=0.1, resume=True))
+    with pytest.raises(ValueError, match=r"cannot resume .*: weight_decay was 0.01, is 0.1"):
+        pretrain(config("gpt-tiny", corpus, tmp_path / "run", steps=2, weight_decay=0.1, resume=True))
+
+
+def test_resuming_on_other_text_is_refused(corpus, tmp_path):
+    pretrain(config("gpt-tiny", corpus, tmp_path / "run", steps=2))
+    corpus.write_text(corpus.read_text().replace("\n\n", "\nand more of it.\n\n", 5))
+    with pytest.raises(ValueError, match=r"cannot resume .*: training data"):
+        pretrain(config("gpt-tiny", corpus, tmp_path / "run", steps=2, resume=True))
+
+
+def test_resuming_a_finished_run_changes_nothing(corpus, tmp_path):
+    first = pretrain(config("gpt-tiny", corpus, tmp_path / "run", steps=2))
+    lines = read_metrics(tmp_path / "run")
+    again = pretrain(config("gpt-tiny", corpus, tmp_path / "run", steps=2, resume=True))
+    assert (again.steps, again.final, again.tokens) == (first.steps, first.final, 0)
+    assert read_metrics(tmp_path / "run") == lines
+
+
+def test_a_loss_that_is_not_finite_stops_before_the_weights_are_spoilt(corpus, tmp_path, monkeypatch):
+    terms = BertForPreTraining.loss_terms
+
+    def poisoned(self, batch, **options):
+        found = terms(self, batch, **options)
+        if self.training and next(steps) == 8:
+            found["nsp"] = LossTerm(found["nsp"].sum * math.nan, found["nsp"].count)
+        return found
+
+    steps = iter(range(100))
+    monkeypatch.setattr(BertForPreTraining, "loss_terms", poisoned)
+    with pytest.raises(FloatingPointError, match=r"nsp not finite in step 9.*resume .*step-00000008 with a lower"):
+        pretrain(config("bert-tiny", corpus, tmp_path / "run", save_every=4))
+    assert all(torch.isfinite(value).all() for value in weights(tmp_path / "run").values())
+    result = pretrain(config("bert-tiny", corpus, tmp_path / "run", save_every=4, learning_rate=1e-4, resume=True))
+    assert result.steps == 12
+
+
+def test_bert_without_sentence_pairs_is_a_masked_language_model(corpus, tmp_path):
+    pretrain(config("bert-tiny", corpus, tmp_path / "run", steps=2, next_sentence=False))
+    saved = json.loads((tmp_path / "run" / "config.json").read_text())
+    assert saved["architectures"] == ["BertForMaskedLM"]
 
 
 def test_a_finished_run_is_not_overwritten(corpus, tmp_path):
@@ -169,6 +208,8 @@ def test_bf16_trains_float32_master_weights(corpus, tmp_path):
         ({"max_length": 513}, "max_length is 513; allowed: at most 512"),
         ({"corpus": ["nowhere.txt"]}, "nowhere.txt"),
         ({"tokenizer": "nowhere"}, "nowhere"),
+        ({"backend": "warp"}, "warp"),
+        ({"backend": "sdpa"}, "sdpa"),  # which cannot drop attention weights as the model asks
     ],
 )
 def test_unusable_settings(options, message, corpus, tmp_path):
