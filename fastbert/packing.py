@@ -16,6 +16,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+IGNORE_INDEX = -100
+"""The target of a token or a sequence that has none: what ``torch.nn.functional.cross_entropy`` leaves out."""
+
 
 @dataclass(frozen=True)
 class PackedBatch:

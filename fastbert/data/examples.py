@@ -9,8 +9,6 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
-IGNORE_INDEX = -100
-
 
 @dataclass(frozen=True, eq=False)
 class Example:

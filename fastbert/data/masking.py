@@ -8,8 +8,8 @@ import numpy as np
 import numpy.typing as npt
 
 from fastbert.data.errors import DataError
-from fastbert.data.examples import IGNORE_INDEX
 from fastbert.data.tokenisation import Tokenizer
+from fastbert.packing import IGNORE_INDEX
 
 MASKED_SHARE = 0.8
 RANDOM_SHARE = 0.1

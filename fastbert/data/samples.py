@@ -124,11 +124,14 @@ def write_movie_reviews(directory: str | os.PathLike[str]) -> tuple[Path, Path]:
     paths = target / "train.csv", target / "test.csv"
     for path, reviews in zip(paths, split_movie_reviews(movie_reviews()), strict=True):
         aside = path.with_name(f".{path.name}.{os.getpid()}")
-        with aside.open("w", encoding="utf-8", newline="") as stream:
-            writer = csv.writer(stream, lineterminator="\n")
-            writer.writerow(("text", "label"))
-            writer.writerows((review.text, ("negative", "positive")[review.label]) for review in reviews)
-        os.replace(aside, path)
+        try:
+            with aside.open("w", encoding="utf-8", newline="") as stream:
+                writer = csv.writer(stream, lineterminator="\n")
+                writer.writerow(("text", "label"))
+                writer.writerows((review.text, ("negative", "positive")[review.label]) for review in reviews)
+            os.replace(aside, path)
+        finally:
+            aside.unlink(missing_ok=True)
     return paths
 
 

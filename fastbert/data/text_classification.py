@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import os
 import re
+import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +20,9 @@ from fastbert.data.textfiles import parse_json_object, read_lines, require_file,
 from fastbert.data.tokenisation import Tokenizer
 from fastbert.data.truncation import truncated_lengths
 
+LONGEST_CSV_FIELD = 2**31 - 1  # characters; the csv module's own default, 131,072, is less than a long article
 _INTEGER = re.compile(r"-?(?:0|[1-9][0-9]*)")
+_csv_limit = threading.Lock()
 
 
 @dataclass(frozen=True)
@@ -95,7 +99,8 @@ def build_label2id(records: Iterable[TextRecord]) -> dict[str, int]:
         found = f"the only label is {labels.pop()!r}" if labels else "there are no records"
         raise DataError(f"classification needs at least two different labels, {found}")
     integers = all(_INTEGER.fullmatch(label) for label in labels)
-    return {label: i for i, label in enumerate(sorted(labels, key=int) if integers else sorted(labels))}
+    key = _integer_order if integers else None
+    return {label: i for i, label in enumerate(sorted(labels, key=key))}
 
 
 class TextClassificationExamples:
@@ -159,6 +164,10 @@ class TextClassificationExamples:
         return Example(np.array(ids, dtype=np.int64), segments, label=self._labels[index])
 
 
+def _integer_order(label: str) -> tuple[int, str]:
+    return int(label), label  # "0" and "-0" are one number and two labels
+
+
 def _class_of(record: TextRecord, label2id: Mapping[str, int]) -> int:
     if record.label is None:
         raise DataError(f"{record.source}: a label is needed")
@@ -189,12 +198,24 @@ def _csv_fields(path: Path) -> Iterator[tuple[int, list[str]]]:
     while True:
         first_line = reader.line_num + 1
         try:
-            fields = next(reader)
+            with _long_csv_fields():
+                fields = next(reader)
         except StopIteration:
             return
         except csv.Error as error:
             raise DataError(f"{path}, line {first_line}: malformed CSV ({error})") from error
         yield first_line, fields
+
+
+@contextlib.contextmanager
+def _long_csv_fields() -> Iterator[None]:
+    # The limit belongs to the whole process: it is raised while a row is read, by one thread at a time, and put back.
+    with _csv_limit:
+        before = csv.field_size_limit(LONGEST_CSV_FIELD)
+        try:
+            yield
+        finally:
+            csv.field_size_limit(before)
 
 
 def _tsv_fields(path: Path) -> Iterator[tuple[int, list[str]]]:

@@ -18,6 +18,7 @@ from typing import Any
 
 import huggingface_hub
 import tokenizers
+from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError
 from tokenizers import decoders, models, normalizers, pre_tokenizers, processors
 
 from fastbert.data.errors import DataError
@@ -76,8 +77,7 @@ def find_directory(name: str | os.PathLike[str]) -> Path:
     try:
         return Path(huggingface_hub.snapshot_download(str(name), allow_patterns=HUB_PATTERNS))
     except Exception as error:  # The hub's client raises its own, its HTTP library's and the system's errors.
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise DataError(f"tokenizer {name!r} is neither a directory nor readable from the hub: {reason}") from error
+        raise DataError(f"{name} is not a directory, and {_hub_failure(error)}") from error
 
 
 def read_directory(directory: Path) -> TokenizerFiles:
@@ -126,6 +126,19 @@ def write_directory(directory: str | os.PathLike[str], files: TokenizerFiles) ->
             os.replace(written, target / written.name)
     finally:
         shutil.rmtree(aside)
+
+
+def _hub_failure(error: BaseException) -> str:
+    """One clause, with what the innermost error says, which the hub's client wraps in advice."""
+    if isinstance(error, RepositoryNotFoundError):
+        return "the hub has no such repository that can be read"
+    answered = isinstance(error, HfHubHTTPError) and not isinstance(error, LocalEntryNotFoundError)
+    while error.__cause__ is not None:
+        error = error.__cause__
+    lines = str(error).strip().splitlines()
+    return (
+        f"the hub {'refused it' if answered else 'cannot be reached'} ({lines[0] if lines else type(error).__name__})"
+    )
 
 
 def bert_template(cls: tuple[str, int], sep: tuple[str, int]) -> processors.TemplateProcessing:

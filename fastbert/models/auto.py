@@ -26,6 +26,9 @@ _CLASSES: tuple[type[PretrainedModel], ...] = (
     gpt.GPTForSimilarity,
 )
 
+_FAMILY_WORDS = {"bert": "BERT", "openai-gpt": "GPT", "gpt2": "GPT-2"}
+_ABILITIES = {"masked-lm": "fill in masked words", "similarity": "compare two texts"}  # what not every family can do
+
 
 def architecture(family: str, purpose: str) -> type[PretrainedModel]:
     """The class for a family ("bert", "openai-gpt", "gpt2") and a purpose.
@@ -42,6 +45,19 @@ def architecture(family: str, purpose: str) -> type[PretrainedModel]:
 
 
 def load_pretrained(path: str | os.PathLike[str], purpose: str, **config_overrides: Any) -> PretrainedModel:
-    """The class of the checkpoint's own family for a purpose, with its weights: see ``from_pretrained``."""
+    """The class of the checkpoint's own family for a purpose, with its weights: see ``from_pretrained``.
+
+    ValueError where models of that family cannot serve the purpose, e.g. a GPT "masked-lm".
+    """
     family = checkpoints.read_config(checkpoints.locate(path).config).family
+    able = [_FAMILY_WORDS[other] for other in FAMILIES if _serves(other, purpose)]
+    if able and not _serves(family, purpose):
+        raise ValueError(
+            f"{path} holds a {_FAMILY_WORDS[family]} model, which cannot {_ABILITIES[purpose]}; "
+            f"only {' and '.join(able)} models can"
+        )
     return architecture(family, purpose).from_pretrained(path, **config_overrides)
+
+
+def _serves(family: str, purpose: str) -> bool:
+    return any(family in cls.families and purpose == cls.purpose for cls in _CLASSES)

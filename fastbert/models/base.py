@@ -20,9 +20,6 @@ from fastbert.models.transformer import Attention, Transformer
 from fastbert.ops import draw_rng
 from fastbert.packing import PackedBatch, sequence_index
 
-BERT = ("bert",)
-GPT = ("openai-gpt", "gpt2")
-
 Model = TypeVar("Model", bound="PretrainedModel")
 
 
@@ -83,12 +80,14 @@ class PretrainedModel(nn.Module):
         self, inputs: ModelInputs, *, cache: KeyValueCache | None = None, output_hidden_states: bool | None = None
     ) -> Encoded:
         """Check the input, draw this forward's dropout and run the transformer."""
-        batch = inputs.batch
+        batch, embeds = inputs.batch, inputs.embeds
+        if embeds is not None and embeds.shape[-1] != self.config.hidden_size:
+            raise ValueError(f"inputs_embeds must have hidden_size {self.config.hidden_size}, got {embeds.shape[-1]}")
         self._check(batch, cache)
         rng = draw_rng(batch.input_ids.device) if self.training and self._has_dropout else None
         hidden, states = self.transformer(
             batch,
-            inputs_embeds=inputs.embeds,
+            inputs_embeds=embeds,
             rng=rng,
             cache=cache,
             output_hidden_states=bool(output_hidden_states),
@@ -147,8 +146,8 @@ class PretrainedModel(nn.Module):
             require_head: a head that the checkpoint lacks is an error, for models that are used and not trained.
             **config_overrides: fields of the configuration, e.g. ``num_labels``, ``id2label``, ``classifier_dropout``.
 
-        A head that the checkpoint does not have is initialised, and a warning lists its weights; so does one for the
-        weights that this class has no use for.
+        A head that the checkpoint does not have is initialised, and a warning lists its weights; so does one for
+        weights of the transformer that this class has no use for. Those of another head are logged at level INFO.
 
         Raises:
             FileNotFoundError: no such directory and no such repository, or a file is missing in it.
@@ -220,12 +219,13 @@ class PretrainedModel(nn.Module):
         new = nn.Embedding(size, old.embedding_dim, device=old.weight.device, dtype=old.weight.dtype)
         nn.init.normal_(new.weight, std=self.config.initializer_range)
         new.weight[:kept] = old.weight[:kept]
+        new.weight.requires_grad_(old.weight.requires_grad)  # what was frozen stays so
         self.transformer.embeddings.tokens = new
         for module in self.modules():
             if isinstance(module, VocabularyHead) and module.bias is not None:
                 bias = torch.zeros(size, device=module.bias.device, dtype=module.bias.dtype)
                 bias[:kept] = module.bias[:kept]
-                module.bias = nn.Parameter(bias)
+                module.bias = nn.Parameter(bias, requires_grad=module.bias.requires_grad)
         self.config.vocab_size = size
         return new
 

@@ -7,18 +7,18 @@ from typing import Any
 from torch import Tensor
 
 from fastbert.models import tasks
-from fastbert.models.base import BERT, Encoded, PretrainedModel
-from fastbert.models.config import TransformerConfig
+from fastbert.models.base import Encoded, PretrainedModel
+from fastbert.models.config import BERT_FAMILIES, TransformerConfig
 from fastbert.models.heads import Classifier, Summary, VocabularyHead, zero_empty
 from fastbert.models.inputs import ModelInputs, pack_inputs
-from fastbert.models.losses import LossTerm, count_targets, cross_entropy_term, target_rows
+from fastbert.models.losses import LossTerm, check_count, count_targets, cross_entropy_term, target_rows
 from fastbert.packing import PackedBatch
 
 
 class BertModel(PretrainedModel):
     """Token vectors and, unless ``add_pooling_layer`` is False, the pooled [CLS]."""
 
-    families = BERT
+    families = BERT_FAMILIES
     purpose = "model"
 
     def __init__(self, config: TransformerConfig, add_pooling_layer: bool = True) -> None:
@@ -54,7 +54,7 @@ class BertModel(PretrainedModel):
 class BertForPreTraining(PretrainedModel):
     """Masked language modelling and next sentence prediction together."""
 
-    families = BERT
+    families = BERT_FAMILIES
     purpose = "pretraining"
 
     def __init__(self, config: TransformerConfig) -> None:
@@ -100,7 +100,7 @@ class BertForPreTraining(PretrainedModel):
         if batch.labels is not None:
             means.append(cross_entropy_term(logits, batch.labels).mean())
         if batch.next_sentence_label is not None:
-            means.append(cross_entropy_term(relation, batch.next_sentence_label.flatten()).mean())
+            means.append(self._relation_term(relation, batch.next_sentence_label).mean())
         return inputs.answer(
             return_dict,
             encoded.states,
@@ -115,7 +115,7 @@ class BertForPreTraining(PretrainedModel):
         encoded = self.encode(ModelInputs(batch))
         terms = {"mlm": masked_lm_term(self, self.lm_head, encoded, labels)}
         if batch.next_sentence_label is not None:
-            terms["nsp"] = cross_entropy_term(self._relation(encoded, batch), batch.next_sentence_label.flatten())
+            terms["nsp"] = self._relation_term(self._relation(encoded, batch), batch.next_sentence_label)
         return terms
 
     def target_counts(self, batch: PackedBatch, *, auxiliary_lm: bool = False) -> dict[str, Tensor]:
@@ -128,11 +128,14 @@ class BertForPreTraining(PretrainedModel):
         pooled = self.summary(encoded.hidden, batch.cu_seqlens)
         return zero_empty(self.next_sentence(pooled, encoded.rng), batch.cu_seqlens)  # (n, 2)
 
+    def _relation_term(self, relation: Tensor, targets: Tensor) -> LossTerm:
+        return cross_entropy_term(relation, targets.flatten(), "next_sentence_label", "sequence")
+
 
 class BertForMaskedLM(PretrainedModel):
     """Masked language modelling alone."""
 
-    families = BERT
+    families = BERT_FAMILIES
     purpose = "masked-lm"
 
     def __init__(self, config: TransformerConfig) -> None:
@@ -180,25 +183,25 @@ class BertForMaskedLM(PretrainedModel):
 class BertForSequenceClassification(tasks.SequenceClassifier):
     """A label or a number for a text or a pair of texts."""
 
-    families = BERT
+    families = BERT_FAMILIES
 
 
 class BertForTokenClassification(tasks.TokenClassifier):
     """A label for each token."""
 
-    families = BERT
+    families = BERT_FAMILIES
 
 
 class BertForQuestionAnswering(tasks.QuestionAnswerer):
     """The span of a text that answers a question."""
 
-    families = BERT
+    families = BERT_FAMILIES
 
 
 class BertForMultipleChoice(tasks.MultipleChoice):
     """The right one of several continuations."""
 
-    families = BERT
+    families = BERT_FAMILIES
 
 
 def masked_labels(model: PretrainedModel, batch: PackedBatch, auxiliary_lm: bool) -> Tensor:
@@ -207,6 +210,7 @@ def masked_labels(model: PretrainedModel, batch: PackedBatch, auxiliary_lm: bool
         raise ValueError("auxiliary_lm: bert does not predict the next token")
     if batch.labels is None:
         raise ValueError(f"{type(model).__name__}: the batch has no labels")
+    check_count("labels", batch.labels, batch.total_tokens, "token")
     return batch.labels
 
 

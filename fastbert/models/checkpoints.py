@@ -20,7 +20,13 @@ from typing import TYPE_CHECKING, Any
 import huggingface_hub
 import safetensors.torch
 import torch
-from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+from huggingface_hub.errors import (
+    EntryNotFoundError,
+    HfHubHTTPError,
+    HFValidationError,
+    LocalEntryNotFoundError,
+    RepositoryNotFoundError,
+)
 from torch import Tensor, nn
 
 from fastbert.models import naming
@@ -87,9 +93,10 @@ def fill_weights(
 ) -> None:
     """Give a model on the meta device a checkpoint's weights, as float32.
 
-    What is missing of the heads is initialised, and what the model has no use for is left out, each with a warning
-    that lists the names. ValueError, naming them all, for weights of the transformer that are missing and for any of
-    the wrong shape; ``ignore_mismatched_sizes`` counts those of the heads as missing instead.
+    What is missing of the heads is initialised, and what the model has no use for is left out, each with a log record
+    that lists the names: a warning, but at level INFO for another head's weights. ValueError, naming them all, for
+    weights of the transformer that are missing and for any of the wrong shape; ``ignore_mismatched_sizes`` counts
+    those of the heads as missing instead.
     """
     source = files.weights[0].parent
     family = model.config.family
@@ -124,8 +131,11 @@ def fill_weights(
         names = _their_names(missing, places)
         logger.warning("%s: not in the checkpoint, newly initialised, to be trained before use: %s", source, names)
     used = {theirs for place in places.values() for theirs in place.names}
-    if unexpected := sorted(set(stored) - used):
-        logger.warning("%s: weights that %s does not use: %s", source, type(model).__name__, ", ".join(unexpected))
+    unused = sorted(set(stored) - used)
+    for level, is_head in ((logging.INFO, True), (logging.WARNING, False)):  # another head's may be there
+        if left_out := [name for name in unused if naming.belongs_to_head(name) == is_head]:
+            names = ", ".join(left_out)
+            logger.log(level, "%s: weights that %s does not use: %s", source, type(model).__name__, names)
 
 
 def save(model: PretrainedModel, directory: str | os.PathLike[str]) -> None:
@@ -175,15 +185,23 @@ def _fetch(directory: Path, repository: str, name: str, revision: str | None) ->
         return Path(huggingface_hub.hf_hub_download(repository, name, revision=revision))
     except HFValidationError as error:
         raise FileNotFoundError(f"{repository} is neither a directory nor the id of a hub repository") from error
-    except LocalEntryNotFoundError as error:
-        raise FileNotFoundError(f"{repository} is not a directory, and the hub cannot be reached for {name}") from error
-    except EntryNotFoundError:
-        return None
-    except (HfHubHTTPError, OSError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise FileNotFoundError(
-            f"{repository} is not a directory, and the hub did not give {name}: {reason}"
-        ) from error
+    except Exception as error:  # The hub's client raises its own, its HTTP library's and the system's errors.
+        if isinstance(error, EntryNotFoundError) and not isinstance(error, LocalEntryNotFoundError):
+            return None
+        raise FileNotFoundError(f"{repository} is not a directory, and {_hub_failure(error)}") from error
+
+
+def _hub_failure(error: BaseException) -> str:
+    """One clause, with what the innermost error says, which the hub's client wraps in advice."""
+    if isinstance(error, RepositoryNotFoundError):
+        return "the hub has no such repository that can be read"
+    answered = isinstance(error, HfHubHTTPError) and not isinstance(error, LocalEntryNotFoundError)
+    while error.__cause__ is not None:
+        error = error.__cause__
+    lines = str(error).strip().splitlines()
+    return (
+        f"the hub {'refused it' if answered else 'cannot be reached'} ({lines[0] if lines else type(error).__name__})"
+    )
 
 
 def _read(paths: Iterable[Path]) -> dict[str, Tensor]:

@@ -8,7 +8,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-FAMILIES = ("bert", "openai-gpt", "gpt2")
+BERT_FAMILIES = ("bert",)
+GPT_FAMILIES = ("openai-gpt", "gpt2")
+FAMILIES = (*BERT_FAMILIES, *GPT_FAMILIES)
 ACTIVATIONS = ("gelu", "gelu_new", "relu", "silu")  # "gelu" is erf's, "gelu_new" the tanh approximation
 _COUNTS = (
     "vocab_size",
@@ -87,7 +89,7 @@ class TransformerConfig:
     @property
     def causal(self) -> bool:
         """Whether a token sees only itself and what came before it."""
-        return self.family != "bert"
+        return self.family in GPT_FAMILIES
 
     @property
     def pre_norm(self) -> bool:

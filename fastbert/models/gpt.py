@@ -10,13 +10,14 @@ from typing import Any
 from torch import Tensor
 
 from fastbert.models import generation, tasks
-from fastbert.models.base import GPT, Encoded, PretrainedModel
+from fastbert.models.base import Encoded, PretrainedModel
 from fastbert.models.cache import KeyValueCache
-from fastbert.models.config import TransformerConfig
+from fastbert.models.config import GPT_FAMILIES, TransformerConfig
 from fastbert.models.heads import Classifier, Summary, VocabularyHead, zero_empty
 from fastbert.models.inputs import ModelInputs, pack_inputs
 from fastbert.models.losses import (
     LossTerm,
+    check_count,
     count_targets,
     cross_entropy_term,
     label_count,
@@ -30,7 +31,7 @@ from fastbert.packing import PackedBatch
 class GPTModel(PretrainedModel):
     """Token vectors."""
 
-    families = GPT
+    families = GPT_FAMILIES
     purpose = "model"
 
     def __init__(self, config: TransformerConfig) -> None:
@@ -77,7 +78,7 @@ class GPTModel(PretrainedModel):
 class GPTForPreTraining(PretrainedModel):
     """Language modelling: a score for every possible next token."""
 
-    families = GPT
+    families = GPT_FAMILIES
     purpose = "pretraining"
 
     def __init__(self, config: TransformerConfig) -> None:
@@ -120,7 +121,7 @@ class GPTForPreTraining(PretrainedModel):
         logits = self.lm_head(encoded.hidden, self.transformer.embeddings.tokens.weight)  # (total, vocab_size)
         loss = None
         if batch.labels is not None:
-            loss = cross_entropy_term(logits, next_token_targets(batch.labels, batch.cu_seqlens)).mean()
+            loss = cross_entropy_term(logits, _lm_targets(batch, auxiliary_lm=False)).mean()
         return inputs.answer(
             return_dict, encoded.states, loss=loss, logits=inputs.restore(logits), past_key_values=cache
         )
@@ -159,25 +160,25 @@ class GPTForPreTraining(PretrainedModel):
 class GPTForSequenceClassification(tasks.SequenceClassifier):
     """A label or a number for [Start] text [Extract], or for [Start] premise [Delim] hypothesis [Extract]."""
 
-    families = GPT
+    families = GPT_FAMILIES
 
 
 class GPTForTokenClassification(tasks.TokenClassifier):
     """A label for each token."""
 
-    families = GPT
+    families = GPT_FAMILIES
 
 
 class GPTForQuestionAnswering(tasks.QuestionAnswerer):
     """The span of a text that answers a question."""
 
-    families = GPT
+    families = GPT_FAMILIES
 
 
 class GPTForMultipleChoice(tasks.MultipleChoice):
     """The right one of several [Start] context [Delim] answer [Extract]; the choices share one classifier dropout."""
 
-    families = GPT
+    families = GPT_FAMILIES
 
 
 class GPTForSimilarity(tasks.TaskModel):
@@ -187,7 +188,7 @@ class GPTForSimilarity(tasks.TaskModel):
     ``num_choices=2`` or padded inputs (batch, 2, seq).
     """
 
-    families = GPT
+    families = GPT_FAMILIES
     purpose = "similarity"
 
     def __init__(self, config: TransformerConfig) -> None:
@@ -246,4 +247,7 @@ def _lm_targets(batch: PackedBatch, auxiliary_lm: bool) -> Tensor:
     """(total,) what each row is to predict: the next label, or the next token where the batch has no labels."""
     if auxiliary_lm:
         raise ValueError("auxiliary_lm: language modelling is this model's own objective")
-    return next_token_targets(batch.input_ids if batch.labels is None else batch.labels, batch.cu_seqlens)
+    if batch.labels is None:
+        return next_token_targets(batch.input_ids, batch.cu_seqlens)
+    check_count("labels", batch.labels, batch.total_tokens, "token")
+    return next_token_targets(batch.labels, batch.cu_seqlens)

@@ -7,6 +7,7 @@ what the caller gets back.
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,9 +15,9 @@ import torch
 from torch import Tensor
 
 from fastbert.models.cache import KeyValueCache
-from fastbert.models.losses import IGNORED
+from fastbert.models.losses import check_count
 from fastbert.models.outputs import ModelOutput
-from fastbert.packing import PackedBatch, Padding, repad, unpad
+from fastbert.packing import IGNORE_INDEX, PackedBatch, Padding, repad, unpad
 
 
 @dataclass(frozen=True)
@@ -66,7 +67,8 @@ def pack_inputs(
         input_ids: (batch, seq) token ids, or a PackedBatch and nothing else besides.
         attention_mask: (batch, seq), nonzero where there is a token, on whichever side the padding is; None for
             tokens everywhere. With a cache it may also cover the cached columns before them.
-        token_type_ids, position_ids: (batch, seq); positions default to the mask's running count.
+        token_type_ids: (batch, seq).
+        position_ids: (batch, seq), or (seq,) or (1, seq) for all rows alike; they default to the mask's running count.
         inputs_embeds: (batch, seq, hidden), instead of ``input_ids``.
         token_labels: (batch, seq) targets of the tokens; those in the padding are dropped.
         labels, next_sentence_label: targets of the sequences, passed on as they are.
@@ -74,6 +76,11 @@ def pack_inputs(
         grouped: whether the inputs are (batch, choices, seq), the sequences of one row belonging together.
         cache: what was computed before; positions count on from it.
         output_attentions: refused, since no backend ever holds the attention weights.
+
+    Raises:
+        TypeError: an argument that is no tensor.
+        ValueError: a combination or a shape that makes no sense; how many ``labels`` and ``next_sentence_label``
+            there must be is for the losses to say.
     """
     if output_attentions:
         raise ValueError(
@@ -90,6 +97,7 @@ def pack_inputs(
         "start_positions": start_positions,
         "end_positions": end_positions,
     }
+    _check_types({"input_ids": input_ids, **padded})
     if isinstance(input_ids, PackedBatch):
         if given := [name for name, value in padded.items() if value is not None]:
             raise ValueError(f"a PackedBatch carries everything itself; {', '.join(given)} must be left out")
@@ -106,14 +114,8 @@ def pack_inputs(
     shape = tokens.shape[:lead]
     if attention_mask is not None and cache is not None:
         attention_mask = attention_mask[..., -shape[-1] :]
-    for name, value in (
-        ("attention_mask", attention_mask),
-        ("token_type_ids", token_type_ids),
-        ("labels", token_labels),
-    ):
-        if value is not None and value.shape != shape:
-            raise ValueError(f"{name} must have the shape of the tokens, {tuple(shape)}, got {tuple(value.shape)}")
-
+    same = {"attention_mask": attention_mask, "token_type_ids": token_type_ids, "labels": token_labels}
+    _check_shapes(shape, same, position_ids)
     rows, seq = shape[:-1].numel(), shape[-1]
     mask = None if attention_mask is None else attention_mask.reshape(rows, seq)
     padding = Padding.none(rows, seq, tokens.device) if mask is None else Padding.from_mask(mask)
@@ -137,8 +139,8 @@ def pack_inputs(
         token_type_ids=pack(token_type_ids),
         labels=labels if token_labels is None else pack(token_labels),
         next_sentence_label=next_sentence_label,
-        start_positions=_inside(start_positions, mask, seq),
-        end_positions=_inside(end_positions, mask, seq),
+        start_positions=_inside("start_positions", start_positions, mask, rows, seq),
+        end_positions=_inside("end_positions", end_positions, mask, rows, seq),
         num_choices=shape[1] if grouped else 1,
     )
     return ModelInputs(batch, padding, pack(inputs_embeds))
@@ -148,15 +150,44 @@ def _continued(batch: PackedBatch, cache: KeyValueCache) -> PackedBatch:
     return dataclasses.replace(batch, position_ids=cache.positions(batch.cu_seqlens, batch.total_tokens))
 
 
-def _inside(columns: Tensor | None, mask: Tensor | None, seq: int) -> Tensor | None:
+def _check_types(arguments: Mapping[str, object]) -> None:
+    for name, value in arguments.items():
+        if value is not None and not isinstance(value, (Tensor, PackedBatch)):
+            raise TypeError(f"{name} must be a tensor, got {type(value).__name__}")
+
+
+def _check_shapes(shape: torch.Size, same: Mapping[str, Tensor | None], position_ids: Tensor | None) -> None:
+    """ValueError unless all of ``same`` have the tokens' shape and the positions have it or repeat to it."""
+    wanted = f"must have the shape of the tokens, {tuple(shape)}"
+    for name, value in same.items():
+        if value is not None and value.shape != shape:
+            raise ValueError(f"{name} {wanted}, got {tuple(value.shape)}")
+    if position_ids is not None and not _repeats_to(position_ids.shape, shape):
+        raise ValueError(
+            f"position_ids {wanted}, or be ({shape[-1]},) for all rows alike, got {tuple(position_ids.shape)}"
+        )
+
+
+def _repeats_to(shape: torch.Size, wanted: torch.Size) -> bool:
+    """Whether a shape ends in the columns of ``wanted`` and has, before them, its rows or one for all."""
+    lead = shape[:-1]
+    return (
+        0 < len(shape) <= len(wanted)
+        and shape[-1] == wanted[-1]
+        and all(size in (1, rows) for size, rows in zip(reversed(lead), reversed(wanted[:-1]), strict=False))
+    )
+
+
+def _inside(name: str, columns: Tensor | None, mask: Tensor | None, rows: int, seq: int) -> Tensor | None:
     """(batch,) columns of the padded layout -> positions inside the sequence, -100 for one that holds no token."""
     if columns is None:
         return None
     columns = columns.flatten()
+    check_count(name, columns, rows, "sequence")
     if mask is None:
         return columns
     keep = mask != 0
     column = columns.clamp(0, seq - 1)[:, None]
     position = keep.long().cumsum(1).gather(1, column)[:, 0] - 1
     valid = keep.gather(1, column)[:, 0] & (columns >= 0) & (columns < seq)
-    return torch.where(valid, position, torch.full_like(position, IGNORED))
+    return torch.where(valid, position, torch.full_like(position, IGNORE_INDEX))

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fastbert.ops import dropout
+from fastbert.ops.functional import autocast_inputs
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "gelu": F.gelu,
@@ -35,9 +36,9 @@ def drop(x: Tensor, p: float, rng: Tensor | None, site: DropoutSite) -> Tensor:
 
 
 def autocast_dtype(x: Tensor) -> torch.dtype:
-    """The dtype activations have: autocast's while it is on, else ``x``'s own."""
-    kind = x.device.type
-    return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype
+    """The dtype activations have: the one attention will want, autocast's while it is on, else ``x``'s own."""
+    none = x[:0]  # the rule is that of the operators; to ask for it no value need be cast
+    return autocast_inputs(none, none, none)[0].dtype
 
 
 class LayerNorm(nn.LayerNorm):

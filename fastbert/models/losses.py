@@ -12,9 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fastbert.packing import sequence_index
-
-IGNORED = -100
+from fastbert.packing import IGNORE_INDEX, sequence_index
 
 
 @dataclass(frozen=True)
@@ -34,28 +32,53 @@ class LossTerm:
         return self.sum / self.count.clamp(min=1)
 
 
+def check_count(name: str, targets: Tensor, count: int, what: str) -> None:
+    """ValueError unless ``targets`` is (count,), one for each ``what``."""
+    if targets.shape != (count,):
+        raise ValueError(f"{name} must be ({count},), one for each {what}, got shape {tuple(targets.shape)}")
+
+
+def check_classes(name: str, targets: Tensor, classes: int) -> None:
+    """TypeError unless ``targets`` are int64, ValueError for one that is neither -100 nor in [0, classes).
+
+    Values are read on the CPU only, and not while a graph is being traced: elsewhere looking would mean waiting.
+    """
+    if targets.dtype != torch.int64:
+        raise TypeError(f"{name} must be classes of type torch.int64, got {targets.dtype}")
+    if targets.device.type != "cpu" or torch.compiler.is_compiling():
+        return
+    wrong = targets[(targets != IGNORE_INDEX) & ((targets < 0) | (targets >= classes))]
+    if wrong.numel():
+        raise ValueError(f"{name} must be {IGNORE_INDEX} (none) or lie in [0, {classes}), got {int(wrong[0])}")
+
+
 def target_rows(targets: Tensor) -> Tensor:
     """The indices of the targets that are not -100: what a vocabulary head needs to look at."""
-    return (targets != IGNORED).nonzero().flatten()
+    return (targets != IGNORE_INDEX).nonzero().flatten()
 
 
 def count_targets(targets: Tensor) -> Tensor:
     """0-dim int64: how many targets are not -100."""
-    return (targets != IGNORED).sum()
+    return (targets != IGNORE_INDEX).sum()
 
 
 def next_token_targets(token_ids: Tensor, cu_seqlens: Tensor) -> Tensor:
     """(total,) -> (total,): what follows each row inside its own sequence, -100 after the last one."""
     sequence = sequence_index(cu_seqlens, token_ids.numel())
     follows = (sequence[1:] == sequence[:-1]) & (sequence[1:] < cu_seqlens.numel() - 1)
-    targets = torch.full_like(token_ids, IGNORED)
+    targets = torch.full_like(token_ids, IGNORE_INDEX)
     targets[:-1] = torch.where(follows, token_ids[1:], targets[1:])
     return targets
 
 
-def cross_entropy_term(logits: Tensor, targets: Tensor) -> LossTerm:
-    """Cross entropy of (rows, classes) logits in float32; targets (rows,) equal to -100 are left out."""
-    total = F.cross_entropy(logits.float(), targets, ignore_index=IGNORED, reduction="sum")
+def cross_entropy_term(logits: Tensor, targets: Tensor, name: str = "labels", what: str = "token") -> LossTerm:
+    """Cross entropy of (rows, classes) logits in float32; targets (rows,) equal to -100 are left out.
+
+    ``name`` is the argument the targets came in and ``what`` they belong to, for the errors.
+    """
+    check_count(name, targets, logits.shape[0], what)
+    check_classes(name, targets, logits.shape[-1])
+    total = F.cross_entropy(logits.float(), targets, ignore_index=IGNORE_INDEX, reduction="sum")
     return LossTerm(total, count_targets(targets))
 
 
@@ -106,8 +129,11 @@ def label_term(logits: Tensor, labels: Tensor, problem_type: str | None) -> Loss
     num_labels = logits.shape[-1]
     problem = label_problem(labels, num_labels, problem_type)
     if problem == "single_label_classification":
-        return cross_entropy_term(logits, labels.flatten())
-    targets = labels.view_as(logits).float()
+        return cross_entropy_term(logits, labels.flatten(), what="sequence")
+    if labels.numel() != logits.numel() or labels.shape[:1] != logits.shape[:1]:
+        wanted, kind = tuple(logits.shape), problem.replace("_", "-")
+        raise ValueError(f"labels must be {wanted} (sequences, num_labels) for {kind}, got shape {tuple(labels.shape)}")
+    targets = labels.reshape(logits.shape).float()
     loss = F.mse_loss if problem == "regression" else F.binary_cross_entropy_with_logits
     return LossTerm(loss(logits.float(), targets, reduction="sum"), label_count(labels, num_labels, problem_type))
 
@@ -115,8 +141,10 @@ def label_term(logits: Tensor, labels: Tensor, problem_type: str | None) -> Loss
 def span_targets(start: Tensor, end: Tensor, cu_seqlens: Tensor) -> tuple[Tensor, Tensor]:
     """(n,) answer positions as they are where both lie inside their sequence, else -100 for both."""
     lengths = cu_seqlens[1:] - cu_seqlens[:-1]
+    check_count("start_positions", start, lengths.numel(), "sequence")
+    check_count("end_positions", end, lengths.numel(), "sequence")
     inside = (start >= 0) & (start < lengths) & (end >= 0) & (end < lengths)
-    nothing = torch.full_like(start, IGNORED)
+    nothing = torch.full_like(start, IGNORE_INDEX)
     return torch.where(inside, start, nothing), torch.where(inside, end, nothing)
 
 
@@ -127,5 +155,6 @@ def span_term(start_scores: Tensor, end_scores: Tensor, start: Tensor, end: Tens
         start_scores, end_scores: (n, seq), hugely negative where a sequence has no token.
         start, end: (n,) from :func:`span_targets`.
     """
-    first, last = cross_entropy_term(start_scores, start), cross_entropy_term(end_scores, end)
+    first = cross_entropy_term(start_scores, start, "start_positions", "sequence")
+    last = cross_entropy_term(end_scores, end, "end_positions", "sequence")
     return LossTerm((first.sum + last.sum) / 2, first.count)

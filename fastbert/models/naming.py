@@ -73,6 +73,9 @@ _TIED = {
 _BUFFERS = re.compile(r"(^|\.)(position_ids|token_type_ids|attn\.bias|attn\.masked_bias)$")
 _IN_BODY = ("transformer.", "summary.")  # what Hugging Face keeps under its base model's prefix
 
+# What Hugging Face calls the heads, those included that no class here has.
+_HEADS = ("cls.", "pooler.", "lm_head.", "score.", "classifier.", "qa_outputs.", "multiple_choice_head.")
+
 
 @dataclass(frozen=True)
 class Layout:
@@ -106,6 +109,11 @@ def layout(name: str, family: str, purpose: str) -> Layout:
     if module == "classifier.linear" and purpose == "token-classification":
         theirs_name = "classifier"  # both families call it so there
     return Layout((f"{theirs_name}.{kind}",), False, in_body)
+
+
+def belongs_to_head(theirs: str) -> bool:
+    """Whether a weight in :func:`canonical` names is a head's, and not the transformer's."""
+    return theirs.startswith(_HEADS)
 
 
 def to_hugging_face(value: Tensor, place: Layout, prefix: str) -> dict[str, Tensor]:

@@ -21,7 +21,9 @@ _PRESETS: dict[str, tuple[type[TransformerConfig], dict[str, Any]]] = {
     "gpt-mini": (GPTConfig, _sizes(4, 256)),
     "gpt-small": (GPTConfig, _sizes(4, 512)),
     "openai-gpt": (GPTConfig, _sizes(12, 768)),
-    "gpt2": (GPTConfig, {**_sizes(12, 768), **GPT2_FIELDS}),
+    "gpt2-tiny": (GPTConfig, {**GPT2_FIELDS, **_sizes(2, 128), "max_position_embeddings": 512}),
+    "gpt2-mini": (GPTConfig, {**GPT2_FIELDS, **_sizes(4, 256), "max_position_embeddings": 512}),
+    "gpt2": (GPTConfig, {**GPT2_FIELDS, **_sizes(12, 768)}),
 }
 
 

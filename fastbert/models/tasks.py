@@ -287,7 +287,7 @@ class MultipleChoice(TaskModel):
         return scores.view(batch.num_sequences // batch.num_choices, batch.num_choices)
 
     def task_term(self, logits: Tensor, batch: PackedBatch) -> LossTerm | None:
-        return None if batch.labels is None else cross_entropy_term(logits, batch.labels.flatten())
+        return None if batch.labels is None else cross_entropy_term(logits, batch.labels.flatten(), what="question")
 
     def task_count(self, batch: PackedBatch) -> Tensor | None:
         return None if batch.labels is None else count_targets(batch.labels)

@@ -159,6 +159,8 @@ class Transformer(nn.Module):
                 x = block(x, sequences, layer_rng, cache)
             if output_hidden_states:
                 states.append(x)
+        if cache is not None:
+            cache.commit()
         if self.final_norm is not None:
             x = states[-1] = self.final_norm(x)
         return x, tuple(states) if output_hidden_states else None

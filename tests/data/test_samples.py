@@ -52,6 +52,25 @@ def test_written_reviews_are_read_back(reviews: list[samples.MovieReview], tmp_p
         assert [record.label == "positive" for record in records] == [review.rating > 0 for review in part]
 
 
+def test_a_full_disk_leaves_nothing_half_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class FullDisk:
+        def __init__(self, stream: io.TextIOBase, **_: object) -> None:
+            self.stream = stream
+
+        def writerow(self, row: Sequence[str]) -> None:
+            self.stream.write(",".join(row))
+
+        def writerows(self, _: object) -> None:
+            raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(samples, "movie_reviews", lambda: [samples.MovieReview(1, 2.0, "good")])
+    (tmp_path / "train.csv").write_text("old")
+    monkeypatch.setattr("fastbert.data.samples.csv.writer", FullDisk)
+    with pytest.raises(OSError, match="No space left"):
+        samples.write_movie_reviews(tmp_path)
+    assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [("train.csv", "old")]
+
+
 def test_minilm_tokenizer_equals_transformers(minilm: Path, tmp_path: Path) -> None:
     transformers = pytest.importorskip("transformers")
     ours = Tokenizer.load(minilm)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import gzip
 import json
 from pathlib import Path
@@ -52,6 +53,16 @@ def test_csv(tmp_path: Path, name: str, ending: str) -> None:
         ("NA", None, "NA"),
         ("한국어", None, " neg "),
     ]
+
+
+@pytest.mark.parametrize("quoted", [False, True])
+def test_a_field_may_be_long(tmp_path: Path, quoted: bool) -> None:
+    text = "word " * 28_000  # 140,000 characters
+    limit = csv.field_size_limit()
+    field = f'"{text}"' if quoted else text
+    records = read_records(write(tmp_path / "a.csv", f"text,label\n{field},x\nb,y\n"))
+    assert values(records) == [(text, None, "x"), ("b", None, "y")]
+    assert csv.field_size_limit() == limit  # which belongs to the whole process
 
 
 def test_quoted_lines_count(tmp_path: Path) -> None:
@@ -123,11 +134,19 @@ def test_missing_file(tmp_path: Path) -> None:
         (["10", "9", "-1"], {"-1": 0, "9": 1, "10": 2}),
         (["10", "9", "x"], {"10": 0, "9": 1, "x": 2}),
         (["01", "1"], {"01": 0, "1": 1}),
+        (["0", "-0", "-1", "1"], {"-1": 0, "-0": 1, "0": 2, "1": 3}),
     ],
 )
 def test_labels_are_numbered_in_order(labels: list[str], expected: dict[str, int]) -> None:
     label2id = build_label2id([TextRecord("t", label=label) for label in labels])
     assert list(label2id.items()) == list(expected.items())
+
+
+@pytest.mark.parametrize("largest", [1, 5, 20, 80, 300, 1000, 5000])
+def test_two_spellings_of_a_number_are_always_in_the_same_order(largest: int) -> None:
+    """Sets of different sizes hold the two in different orders."""
+    labels = ["0", "-0", *map(str, range(1, largest))]
+    assert list(build_label2id([TextRecord("t", label=label) for label in labels]))[:2] == ["-0", "0"]
 
 
 def test_label_errors(bert: Tokenizer) -> None:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
+from unittest.mock import MagicMock
 
 import pytest
+from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError
 
 from fastbert.data import DataError, Tokenizer
 
@@ -253,8 +255,32 @@ def test_unreachable_hub_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> Non
         raise ConnectionError("no route\nwith details")
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", offline)
-    with pytest.raises(DataError, match=r"'some/model' is neither a directory nor readable from the hub: no route$"):
-        Tokenizer.load("some/model")
+    sentence = r"^bert-base is not a directory, and the hub cannot be reached \(no route\)$"
+    with pytest.raises(DataError, match=sentence):
+        Tokenizer.load("bert-base")
+
+    def wrapped(*_: object, **__: object) -> str:
+        raise LocalEntryNotFoundError("An error happened. Please check your connection.") from ConnectionError(
+            "no route"
+        )
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", wrapped)
+    with pytest.raises(DataError, match=sentence):
+        Tokenizer.load("bert-base")
+
+    def unknown(*_: object, **__: object) -> str:
+        raise RepositoryNotFoundError("404 Client Error\n\nmake sure you are authenticated", response=MagicMock())
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", unknown)
+    with pytest.raises(DataError, match=r"^bert-base is not a directory, and the hub has no such repository"):
+        Tokenizer.load("bert-base")
+
+    def refused(*_: object, **__: object) -> str:
+        raise HfHubHTTPError("429 Too Many Requests\n\nadvice", response=MagicMock())
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", refused)
+    with pytest.raises(DataError, match=r"directory, and the hub refused it \(429 Too Many Requests\)$"):
+        Tokenizer.load("bert-base")
 
 
 def test_hub_repository_is_read_from_its_copy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

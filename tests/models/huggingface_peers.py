@@ -16,7 +16,7 @@ VOCAB, HIDDEN, LAYERS, HEADS, POSITIONS = 61, 32, 3, 4, 24
 FAMILIES = ("bert", "openai-gpt", "gpt2")
 
 # Every class that Hugging Face has too: (family, ours, theirs).
-PAIRS = [
+PAIRS: list[tuple[str, type[PretrainedModel], str]] = [
     ("bert", models.BertModel, "BertModel"),
     ("bert", models.BertForPreTraining, "BertForPreTraining"),
     ("bert", models.BertForMaskedLM, "BertForMaskedLM"),

@@ -73,6 +73,7 @@ def test_the_cache_lays_rows_of_a_sequence_together() -> None:
         values = torch.tensor(rows)[:, None, None].float()
         key, value = cache.append(0, values, -values)
         assert torch.equal(key, -value)
+        cache.commit()
         joined.append(key.flatten().int().tolist())
         assert [int(row) % 10 for row in rows] == expected.tolist()
     assert joined == [[10, 11, 20], [10, 11, 12, 20, 21, 22], [10, 11, 12, 20, 21, 22, 23]]
@@ -90,6 +91,36 @@ def test_a_packed_batch_may_continue_a_cache() -> None:
     model(PackedBatch.from_sequences([[7, 8], [10]]), past_key_values=cache)
     last = model(PackedBatch.from_sequences([[9], [11]]), past_key_values=cache).last_hidden_state
     torch.testing.assert_close(last, whole[[2, 4]], atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("failing_layer", range(peers.LAYERS))
+@pytest.mark.parametrize("first", [True, False])
+def test_a_forward_that_fails_leaves_the_cache_as_it_was(first: bool, failing_layer: int) -> None:
+    """A layer raises, before or after others have their new rows; the same call then goes through."""
+    torch.manual_seed(0)
+    model = GPTModel(peers.our_config("gpt2")).eval()
+    whole = model(PackedBatch.from_sequences([[7, 8, 9], [10, 11]])).last_hidden_state
+    steps = [PackedBatch.from_sequences([[7, 8], [10]]), PackedBatch.from_sequences([[9], [11]])]
+    cache = KeyValueCache()
+
+    def fail(*_: object) -> None:
+        raise RuntimeError("out of memory")
+
+    answers = []
+    for i, step in enumerate(steps):
+        if first == (i == 0):
+            handle = model.get_submodule(f"transformer.blocks.{failing_layer}.mlp").register_forward_pre_hook(fail)
+            before = None if cache.lengths is None else cache.lengths.tolist()
+            # The first attempt brings other tokens, of which nothing may stay.
+            with pytest.raises(RuntimeError, match="out of memory"):
+                model(PackedBatch.from_sequences([[30, 31, 32], [33, 34]]), past_key_values=cache)
+            handle.remove()
+            assert (None if cache.lengths is None else cache.lengths.tolist()) == before
+        answers.append(model(step, past_key_values=cache).last_hidden_state)
+    assert cache.lengths is not None
+    assert cache.lengths.tolist() == [3, 2]
+    torch.testing.assert_close(answers[0], whole[[0, 1, 3]], atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(answers[1], whole[[2, 4]], atol=1e-5, rtol=1e-5)
 
 
 def test_prompts_that_are_done_are_filled_up() -> None:

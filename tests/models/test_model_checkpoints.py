@@ -8,13 +8,14 @@ import os
 import pickle
 from pathlib import Path
 from typing import Any
+from unittest.mock import MagicMock
 
 import huggingface_hub
 import huggingface_peers as peers
 import pytest
 import safetensors.torch
 import torch
-from huggingface_hub.errors import LocalEntryNotFoundError
+from huggingface_hub.errors import LocalEntryNotFoundError, RepositoryNotFoundError
 from torch import Tensor
 
 from fastbert.models import (
@@ -111,13 +112,47 @@ def test_a_model_to_be_used_as_it_is_needs_its_head(tmp_path: Path) -> None:
 
 
 def test_unused_weights_are_listed(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Another head's quietly, the transformer's as a warning."""
     directory = saved(tmp_path, BertForPreTraining(peers.our_config("bert")))
-    with caplog.at_level(logging.WARNING):
+    edit(directory, lambda tensors: tensors.update({"bert.encoder.layer.9.output.dense.bias": torch.ones(3)}))
+    with caplog.at_level(logging.INFO, logger="fastbert"):
         BertForMaskedLM.from_pretrained(directory)
-    assert [record.getMessage().split(": ", 1)[1] for record in caplog.records] == [
-        "weights that BertForMaskedLM does not use: cls.seq_relationship.bias, cls.seq_relationship.weight, "
-        "pooler.dense.bias, pooler.dense.weight"
+    unused = "weights that BertForMaskedLM does not use: "
+    assert [(record.levelname, record.getMessage().split(": ", 1)[1]) for record in caplog.records] == [
+        (
+            "INFO",
+            f"{unused}cls.seq_relationship.bias, cls.seq_relationship.weight, pooler.dense.bias, pooler.dense.weight",
+        ),
+        ("WARNING", f"{unused}encoder.layer.9.output.dense.bias"),
     ]
+
+
+@pytest.mark.parametrize("family", peers.FAMILIES)
+@pytest.mark.parametrize("purpose", ["classification", "token-classification", "question-answering"])
+def test_a_body_out_of_a_task_model_is_no_warning(
+    family: str, purpose: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    directory = saved(tmp_path, architecture(family, purpose)(peers.our_config(family)))
+    with caplog.at_level(logging.INFO, logger="fastbert"):
+        load_pretrained(directory, "model")
+    unused = [record.levelname for record in caplog.records if "does not use" in record.getMessage()]
+    assert unused == ["INFO"]
+
+
+@pytest.mark.parametrize(
+    ("family", "purpose", "sentence"),
+    [
+        ("gpt2", "masked-lm", r"holds a GPT-2 model, which cannot fill in masked words; only BERT models can$"),
+        ("openai-gpt", "masked-lm", r"holds a GPT model, which cannot fill in masked words; only BERT models can$"),
+        ("bert", "similarity", r"holds a BERT model, which cannot compare two texts; only GPT and GPT-2 models can$"),
+    ],
+)
+def test_a_family_that_cannot_is_named(family: str, purpose: str, sentence: str, tmp_path: Path) -> None:
+    directory = saved(tmp_path, architecture(family, "model")(peers.our_config(family)))
+    with pytest.raises(ValueError, match=f"^{directory} {sentence}"):
+        load_pretrained(directory, purpose)
+    with pytest.raises(ValueError, match=r"purpose must be one of .*, got 'poetry'"):
+        load_pretrained(directory, "poetry")
 
 
 def test_weights_of_the_transformer_must_all_be_there(tmp_path: Path) -> None:
@@ -283,11 +318,25 @@ def test_what_is_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
         read_config(tmp_path)
 
     def unreachable(*_: Any, **__: Any) -> str:
-        raise LocalEntryNotFoundError("no connection")
+        raise LocalEntryNotFoundError("An error happened. Please check your connection.") from ConnectionError(
+            "no route"
+        )
 
-    monkeypatch.setattr(huggingface_hub, "hf_hub_download", unreachable)
-    with pytest.raises(FileNotFoundError, match=r"some/model is not a directory, and the hub cannot be reached"):
-        BertModel.from_pretrained("some/model")
+    def raw(*_: Any, **__: Any) -> str:
+        raise ConnectionError("no route\nwith details")
+
+    for failure in (unreachable, raw):
+        monkeypatch.setattr(huggingface_hub, "hf_hub_download", failure)
+        sentence = r"^bert-base is not a directory, and the hub cannot be reached \(no route\)$"
+        with pytest.raises(FileNotFoundError, match=sentence):
+            BertModel.from_pretrained("bert-base")
+
+    def unknown(*_: Any, **__: Any) -> str:
+        raise RepositoryNotFoundError("404 Client Error\n\nmake sure you are authenticated", response=MagicMock())
+
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", unknown)
+    with pytest.raises(FileNotFoundError, match=r"^bert-base is not a directory, and the hub has no such repository"):
+        BertModel.from_pretrained("bert-base")
 
 
 def test_hub_ids_are_downloaded_file_by_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

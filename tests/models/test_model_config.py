@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 from typing import Any
 
+import huggingface_peers as peers
 import pytest
 import torch
 import transformers
 
 from fastbert import models
 from fastbert.models import BertConfig, GPTConfig, TransformerConfig, architecture, preset, preset_names
+from fastbert.models.config import BERT_FAMILIES, FAMILIES, GPT_FAMILIES
 
 THEIRS: dict[str, Any] = {
     "bert": transformers.BertConfig,
@@ -41,6 +43,14 @@ def test_parameter_counts(name: str, purpose: str, count: int) -> None:
     assert model.num_parameters(only_trainable=True) == count
     tables = (config.vocab_size + config.max_position_embeddings + config.type_vocab_size) * config.hidden_size
     assert model.num_parameters(exclude_embeddings=True) == count - tables
+
+
+@pytest.mark.parametrize(("name", "layers", "hidden"), [("gpt2-tiny", 2, 128), ("gpt2-mini", 4, 256)])
+def test_small_gpt2_presets(name: str, layers: int, hidden: int) -> None:
+    config = preset(name)
+    assert (config.family, config.pre_norm, config.vocab_size) == ("gpt2", True, 50257)
+    assert (config.num_hidden_layers, config.hidden_size, config.intermediate_size) == (layers, hidden, 4 * hidden)
+    assert (config.head_dim, config.max_position_embeddings, config.eos_token_id) == (64, 512, 50256)
 
 
 def test_gpt1_with_its_three_special_tokens() -> None:
@@ -134,6 +144,13 @@ def test_families_without_segments_or_without_a_key_for_the_width() -> None:
         GPTConfig(type_vocab_size=2)
     with pytest.raises(ValueError, match="intermediate_size must be 3072 for openai-gpt, got 1000"):
         GPTConfig(intermediate_size=1000)
+
+
+def test_every_family_is_one_of_two() -> None:
+    assert FAMILIES == (*BERT_FAMILIES, *GPT_FAMILIES) == peers.FAMILIES
+    assert [family for family in FAMILIES if DEFAULTS[family].causal] == list(GPT_FAMILIES)
+    assert {models.BertModel.families, models.BertForMultipleChoice.families} == {BERT_FAMILIES}
+    assert {models.GPTModel.families, models.GPTForMultipleChoice.families} == {GPT_FAMILIES}
 
 
 def test_replace_keeps_what_belongs_together() -> None:

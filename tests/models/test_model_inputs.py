@@ -193,6 +193,25 @@ def test_ids_outside_their_tables() -> None:
         ({"input_ids": torch.ones(1, 2), "grouped": True}, r"input_ids must be \(batch, choices, seq\), got"),
         ({"input_ids": torch.ones(1, 2), "attention_mask": torch.ones(1, 3)}, r"attention_mask must have .*\(1, 2\)"),
         ({"input_ids": torch.ones(1, 2), "token_labels": torch.ones(1, 3)}, r"labels must have .*got \(1, 3\)"),
+        (
+            {"input_ids": torch.ones(1, 6), "position_ids": torch.arange(5)[None]},
+            r"position_ids must have the shape of the tokens, \(1, 6\), or be \(6,\) for all rows alike, got \(1, 5\)",
+        ),
+        ({"input_ids": torch.ones(2, 6), "position_ids": torch.ones(2, 1)}, r"position_ids must .* got \(2, 1\)"),
+        ({"input_ids": torch.ones(2, 6), "position_ids": torch.ones(3, 6)}, r"position_ids must .* got \(3, 6\)"),
+        ({"input_ids": torch.ones(2, 6), "position_ids": torch.tensor(0)}, r"position_ids must .* got \(\)"),
+        (
+            {"input_ids": torch.ones(2, 6), "start_positions": torch.tensor([1])},
+            r"start_positions must be \(2,\), one for each sequence, got shape \(1,\)",
+        ),
+        (
+            {
+                "input_ids": torch.ones(2, 6),
+                "attention_mask": torch.ones(2, 6),
+                "end_positions": torch.tensor([1, 2, 3]),
+            },
+            r"end_positions must be \(2,\), one for each sequence, got shape \(3,\)",
+        ),
         ({"input_ids": torch.ones(1, 2), "output_attentions": True}, "attention weights are never held"),
         ({"input_ids": packed(), "attention_mask": torch.ones(1, 3)}, "attention_mask must be left out"),
     ],
@@ -200,6 +219,38 @@ def test_ids_outside_their_tables() -> None:
 def test_calls_that_make_no_sense(arguments: dict[str, Any], sentence: str) -> None:
     with pytest.raises(ValueError, match=sentence):
         pack_inputs(arguments.pop("input_ids", None), **arguments)
+
+
+@pytest.mark.parametrize("shape", [(6,), (1, 6), (3, 6)])
+def test_positions_may_be_the_same_for_all_rows(shape: tuple[int, ...]) -> None:
+    positions = torch.arange(6).flip(0)
+    given = positions.expand(*shape) if len(shape) > 1 else positions
+    inputs = pack_inputs(torch.ones(3, 6, dtype=torch.long), position_ids=given)
+    assert torch.equal(inputs.batch.position_ids.view(3, 6), positions.expand(3, 6))
+
+
+@pytest.mark.parametrize("name", ["input_ids", "attention_mask", "position_ids", "labels", "start_positions"])
+def test_what_is_no_tensor_is_named(name: str) -> None:
+    arguments: dict[str, Any] = {"input_ids": torch.ones(1, 2), name: [[1, 1]]}
+    with pytest.raises(TypeError, match=f"{name} must be a tensor, got list"):
+        pack_inputs(**arguments)
+
+
+def test_embeddings_of_another_width() -> None:
+    with pytest.raises(ValueError, match=f"inputs_embeds must have hidden_size {peers.HIDDEN}, got 31"):
+        body("bert")(inputs_embeds=torch.ones(1, 4, 31))
+
+
+@pytest.mark.parametrize("training", [False, True])
+@pytest.mark.parametrize("family", peers.FAMILIES)
+def test_a_forward_without_data(family: str, training: bool) -> None:
+    """On the meta device there are shapes and no values."""
+    config = peers.our_config(family, hidden_dropout_prob=0.1)
+    with torch.device("meta"):
+        model = architecture(family, "model")(config).train(training)
+        output = model(torch.zeros(2, 6, dtype=torch.long))
+    assert output.last_hidden_state.shape == (2, 6, peers.HIDDEN)
+    assert output.last_hidden_state.is_meta
 
 
 def test_a_model_without_a_head_has_no_loss() -> None:

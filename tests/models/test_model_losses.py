@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import inspect
 from typing import Any
 
 import huggingface_peers as peers
@@ -13,7 +14,7 @@ from torch import Tensor
 
 from fastbert.models import LossTerm, PretrainedModel, architecture
 from fastbert.models.losses import next_token_targets
-from fastbert.packing import PackedBatch
+from fastbert.packing import IGNORE_INDEX, PackedBatch
 
 SEQUENCES = [[7, 8, 9, 10], [11], [12, 13, 14], [15, 16]]
 TOKEN_LABELS = [[-100, 8, -100, 3], [-100], [4, -100, -100], [-100, 5]]
@@ -97,6 +98,62 @@ def test_missing_targets_are_named(family: str, purpose: str) -> None:
     for function in (model.loss_terms, model.target_counts):
         with pytest.raises(ValueError, match=f"{type(model).__name__}: the batch has no"):
             function(bare)
+
+
+def test_the_target_that_is_none_is_torchs() -> None:
+    assert inspect.signature(F.cross_entropy).parameters["ignore_index"].default == IGNORE_INDEX
+
+
+WRONG_TARGETS: list[tuple[str, str, dict[str, Any], str]] = [
+    ("bert", "classification", {"labels": [1]}, r"labels must be \(4,\), one for each sequence, got shape \(1,\)"),
+    ("bert", "classification", {"labels": [1, 7, 0, 1]}, r"labels must be -100 \(none\) or lie in \[0, 2\), got 7"),
+    ("gpt2", "classification", {"labels": [1, -1, 0, 1]}, r"labels must be -100 \(none\) or lie in \[0, 2\), got -1"),
+    (
+        "bert",
+        "classification",
+        {"labels": [[0.5]]},
+        r"labels must be \(4, 2\) .* multi-label-classification, got .*1, 1",
+    ),
+    ("gpt2", "similarity", {"labels": [1, 0, 1, 0]}, r"labels must be \(2,\), one for each sequence, got shape \(4,\)"),
+    ("bert", "multiple-choice", {"labels": [1, 0, 1, 0]}, r"labels must be \(2,\), one for each question, got"),
+    ("gpt2", "multiple-choice", {"labels": [1, 2]}, r"labels must be -100 \(none\) or lie in \[0, 2\), got 2"),
+    (
+        "bert",
+        "token-classification",
+        {"labels": [1, 0]},
+        r"labels must be \(10,\), one for each token, got shape \(2,\)",
+    ),
+    ("bert", "token-classification", {"labels": [2] * 10}, r"labels must be -100 .* \[0, 2\), got 2"),
+    ("bert", "masked-lm", {"labels": [5] * 9}, r"labels must be \(10,\), one for each token, got shape \(9,\)"),
+    ("bert", "pretraining", {"labels": [61] * 10}, r"labels must be -100 \(none\) or lie in \[0, 61\), got 61"),
+    ("bert", "pretraining", {"next_sentence_label": [0, 1, 2, 0]}, r"next_sentence_label must .* \[0, 2\), got 2"),
+    ("bert", "pretraining", {"next_sentence_label": [0]}, r"next_sentence_label must be \(4,\), one for each sequence"),
+    ("gpt2", "pretraining", {"labels": [5] * 9}, r"labels must be \(10,\), one for each token, got shape \(9,\)"),
+    ("gpt2", "pretraining", {"labels": [-3] * 10}, r"labels must be -100 \(none\) or lie in \[0, 61\), got -3"),
+    ("gpt2", "question-answering", {"end_positions": [1]}, r"end_positions must be \(4,\), one for each sequence, got"),
+]
+
+
+@pytest.mark.parametrize(("family", "purpose", "targets", "sentence"), WRONG_TARGETS)
+def test_wrong_targets_are_named(family: str, purpose: str, targets: dict[str, Any], sentence: str) -> None:
+    model, batch = model_and_batch(family, purpose)
+    wrong: dict[str, Any] = {name: torch.tensor(value) for name, value in targets.items()}
+    batch = dataclasses.replace(batch, **wrong)
+    for function in (model, model.loss_terms):
+        with pytest.raises(ValueError, match=sentence):
+            function(batch)
+
+
+def test_classes_are_whole_numbers() -> None:
+    model = architecture("bert", "token-classification")(peers.our_config("bert"))
+    with pytest.raises(TypeError, match=r"labels must be classes of type torch\.int64, got torch\.float32"):
+        model(torch.ones(1, 2, dtype=torch.long), labels=torch.ones(1, 2))
+
+
+def test_regression_needs_a_number_for_each_sequence() -> None:
+    model = architecture("bert", "classification")(peers.our_config("bert", num_labels=1))
+    with pytest.raises(ValueError, match=r"labels must be \(2, 1\) .* for regression, got shape \(3,\)"):
+        model(torch.ones(2, 3, dtype=torch.long), labels=torch.ones(3))
 
 
 def test_next_token_targets_literally() -> None:

@@ -205,6 +205,18 @@ def test_resizing_the_vocabulary_keeps_the_old_ids(family: str, model_class: typ
         model.resize_token_embeddings(0)
 
 
+def test_resizing_leaves_frozen_what_is_frozen() -> None:
+    model: Any = BertForMaskedLM(peers.our_config("bert"))
+    model.get_input_embeddings().weight.requires_grad_(False)
+    model.lm_head.bias.requires_grad_(False)
+    model.resize_token_embeddings(70)
+    assert not model.get_input_embeddings().weight.requires_grad
+    assert not model.lm_head.bias.requires_grad
+    model.requires_grad_(True)
+    model.resize_token_embeddings(80)
+    assert model.num_parameters(only_trainable=True) == model.num_parameters()
+
+
 def test_models_of_one_configuration_do_not_share_it() -> None:
     config = peers.our_config("bert")
     first, second = BertForMaskedLM(config), BertForMaskedLM(config)
