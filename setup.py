@@ -5,8 +5,8 @@ No torch is needed: the extension includes no torch header. Switches, all enviro
     CXX                   the C++ compiler (default: the first of g++, clang++, c++)
     CXXFLAGS, LDFLAGS     appended to the flags below
     MAX_JOBS              compilations at a time (default: ninja's own choice)
-    FASTBERT_CUDA         0: no CUDA kernels; 1: CUDA kernels even without a GPU
-    FASTBERT_CUDA_ARCHS   for which GPUs, such as "80;90"
+    FASTBERT_CUDA         0: no CUDA kernels; 1 is refused while there are none
+    FASTBERT_CUDA_ARCHS   for which GPUs, such as "80;90"; refused while there are no CUDA kernels
 """
 
 from __future__ import annotations
@@ -95,6 +95,9 @@ def cuda_report(environment: Mapping[str, str]) -> str:
         raise fail(f"FASTBERT_CUDA is {wanted!r}: allowed are 0 and 1")
     if architectures and not re.fullmatch(r"\d{2,3}(;\d{2,3})*", architectures):
         raise fail(f"FASTBERT_CUDA_ARCHS is {architectures!r}: allowed are numbers such as '80;90'")
+    if wanted == "1" or (architectures and wanted != "0"):
+        switch = "FASTBERT_CUDA" if wanted == "1" else "FASTBERT_CUDA_ARCHS"
+        raise fail(f"{switch} asks for CUDA kernels, but this version has none: unset it")
     return "no kernels in this version"
 
 

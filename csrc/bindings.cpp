@@ -8,6 +8,9 @@
 
 #include <array>
 #include <cstdint>
+#include <initializer_list>
+#include <limits>
+#include <optional>
 #include <stdexcept>
 #include <string>
 #include <tuple>
@@ -36,16 +39,36 @@ std::uint8_t* output_pointer(std::uintptr_t address, bool empty) {
   return reinterpret_cast<std::uint8_t*>(address);
 }
 
+// Addresses inside the buffer are 64-bit sums of products of its sizes, none of which may be negative.
+void check_bytes(std::initializer_list<std::int64_t> sizes) {
+  constexpr std::int64_t kMost = std::numeric_limits<std::int64_t>::max();
+  for (const std::int64_t size : sizes) {
+    if (size == 0) return;
+  }
+  std::int64_t bytes = 1;
+  for (const std::int64_t size : sizes) {
+    if (bytes > kMost / size) throw std::invalid_argument("the buffer's sizes multiply to more than 2^63 - 1 bytes");
+    bytes *= size;
+  }
+}
+
 void attention_bytes(std::uintptr_t pointer, std::int64_t batch, std::int64_t heads, std::int64_t seq_q,
-                     std::int64_t seq_k, std::uint64_t seed, std::int64_t offset, int num_threads) {
+                     std::int64_t seq_k, std::uint64_t seed, std::int64_t offset, int num_threads,
+                     std::int64_t first_sequence, std::int64_t first_head, std::optional<std::int64_t> all_heads) {
   check_range("batch", batch, 0, kCounterLimit);
   check_range("heads", heads, 0, kCounterLimit);
   check_range("seq_q", seq_q, 0, kCounterLimit);
   check_range("seq_k", seq_k, 0, kCounterLimit);
   check_range("num_threads", num_threads, 1, 1 << 16);
-  if (heads > 0) check_range("batch", batch, 0, kCounterLimit / heads);
+  check_range("first_sequence", first_sequence, 0, kCounterLimit);
+  check_range("first_head", first_head, 0, kCounterLimit);
+  const std::int64_t total_heads = all_heads.value_or(first_head + heads);
+  check_range("total_heads", total_heads, first_head + heads, 2 * kCounterLimit);
+  if (total_heads > 0) check_range("batch", batch, 0, kCounterLimit / total_heads - first_sequence);
+  check_bytes({batch, heads, seq_q, seq_k});
   const bool empty = batch == 0 || heads == 0 || seq_q == 0 || seq_k == 0;
-  philox_attention_bytes(output_pointer(pointer, empty), batch, heads, seq_q, seq_k, seed, offset, num_threads);
+  philox_attention_bytes(output_pointer(pointer, empty), batch, heads, seq_q, seq_k,
+                         {first_sequence, first_head, total_heads}, seed, offset, num_threads);
 }
 
 void elementwise_bytes(std::uintptr_t pointer, std::int64_t rows, std::int64_t columns, std::uint64_t seed,
@@ -54,6 +77,7 @@ void elementwise_bytes(std::uintptr_t pointer, std::int64_t rows, std::int64_t c
   check_range("columns", columns, 0, kCounterLimit);
   check_range("site", site, 0, (std::int64_t{1} << 31) - 1);
   check_range("num_threads", num_threads, 1, 1 << 16);
+  check_bytes({rows, columns});
   philox_elementwise_bytes(output_pointer(pointer, rows == 0 || columns == 0), rows, columns, seed, offset,
                            static_cast<std::uint32_t>(site), num_threads);
 }
@@ -107,7 +131,8 @@ PYBIND11_MODULE(_C, module, py::mod_gil_not_used()) {
   module.def("philox4x32", &fastbert::philox_words, "counter"_a, "key"_a, "rounds"_a = fastbert::kPhiloxRounds,
              "Four random 32-bit words from a counter of four and a key of two.");
   module.def("philox_attention_bytes", &fastbert::attention_bytes, "pointer"_a, "batch"_a, "heads"_a, "seq_q"_a,
-             "seq_k"_a, "seed"_a, "offset"_a, "num_threads"_a, release_gil(),
+             "seq_k"_a, "seed"_a, "offset"_a, "num_threads"_a, "first_sequence"_a = 0, "first_head"_a = 0,
+             "total_heads"_a = py::none(), release_gil(),
              "Fill (batch, heads, seq_q, seq_k) uint8 with attention dropout's bytes.");
   module.def("philox_elementwise_bytes", &fastbert::elementwise_bytes, "pointer"_a, "rows"_a, "columns"_a, "seed"_a,
              "offset"_a, "site"_a, "num_threads"_a, release_gil(),

@@ -26,7 +26,17 @@ def philox4x32(counter: Sequence[int], key: Sequence[int], rounds: int = 7) -> t
     """Philox4x32 (Salmon et al., SC 2011): four random 32-bit words from a counter of four and a key of two."""
 
 def philox_attention_bytes(
-    pointer: int, batch: int, heads: int, seq_q: int, seq_k: int, seed: int, offset: int, num_threads: int
+    pointer: int,
+    batch: int,
+    heads: int,
+    seq_q: int,
+    seq_k: int,
+    seed: int,
+    offset: int,
+    num_threads: int,
+    first_sequence: int = 0,
+    first_head: int = 0,
+    total_heads: int | None = None,
 ) -> None:
     """Fill a contiguous (batch, heads, seq_q, seq_k) uint8 buffer with the random bytes of attention dropout.
 
@@ -35,6 +45,9 @@ def philox_attention_bytes(
         seed: the 64-bit key, in [0, 2^64).
         offset: the counter's last word, modulo 2^32.
         num_threads: at least 1; the bytes do not depend on it.
+        first_sequence: of the buffer, in the call it is a part of.
+        first_head: as first_sequence.
+        total_heads: of that call; None = first_head + heads.
     """
 
 def philox_elementwise_bytes(

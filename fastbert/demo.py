@@ -80,7 +80,7 @@ def run_demo(config: DemoConfig) -> dict[str, Any]:
     console.print(f"documentation: {len(documents):,} documents, {corpus.stat().st_size / 1e6:.1f} MB in {corpus}")
 
     console.rule("fine-tune MiniLM on the reviews")
-    minilm = finetune(_finetuning(config, str(pretrained_minilm), "minilm", reviews, learning_rate=1e-4))
+    minilm = finetune(_finetuning(config, str(pretrained_minilm), "minilm", reviews, learning_rate=8e-5))
     summary: dict[str, Any] = {
         "minilm": {
             "accuracy": minilm.final["accuracy"],

@@ -18,7 +18,7 @@ import torch
 
 import fastbert
 from fastbert.ops import available_backends
-from fastbert.ops.backends import requested
+from fastbert.ops.backends import example_problem, preferred, requested
 from fastbert.ops.problem import AttentionProblem
 
 
@@ -177,38 +177,18 @@ def _extension_text(extension: dict[str, Any] | None, error: str | None) -> str:
 
 
 def _attention_choice(device_type: str, dropout: bool) -> AttentionChoice:
-    problem = AttentionProblem(
-        device_type=device_type,
-        dtype=torch.bfloat16,
-        varlen=True,
-        batch=8,
-        heads=12,
-        kv_heads=12,
-        head_dim=64,
-        seq_q=512,
-        seq_k=512,
-        dropout=dropout,
-        requires_grad=True,
-    )
+    problem = example_problem(device_type, dropout)
     backends = available_backends(device_type, problem)
-    runs, why = default_backend(backends, requested(None))
+    runs, why = _default_backend(problem, " > ".join(backends))
     return AttentionChoice(f"training {'with' if dropout else 'without'} dropout", backends, runs, why)
 
 
-def default_backend(backends: dict[str, str | None], wanted: str) -> tuple[str | None, str]:
-    """The backend that runs, and why.
-
-    Args:
-        backends: name -> None or the reason why not, in the order they are tried.
-        wanted: "auto", or the name that FASTBERT_BACKEND forces.
-    """
-    if wanted != "auto":
-        reason = backends.get(wanted, "it does not serve this device")
-        if reason is not None:
-            return None, f"FASTBERT_BACKEND forces {wanted}, which cannot: {reason}"
-        return wanted, "FASTBERT_BACKEND forces it"
-    order = " > ".join(backends)
-    for name, reason in backends.items():
-        if reason is None:
-            return name, f"the first of {order} that can"
-    return None, f"none of {order} can"
+def _default_backend(problem: AttentionProblem, order: str) -> tuple[str | None, str]:
+    """The backend that runs when a call names none, and why."""
+    try:
+        chosen, _ = preferred(problem)
+    except ValueError as error:
+        return None, str(error)
+    if requested(None) != "auto":
+        return chosen.name, "FASTBERT_BACKEND forces it"
+    return chosen.name, f"the first of {order} that can"

@@ -10,7 +10,9 @@ import torch
 
 import fastbert
 from fastbert import _C
-from fastbert.environment import cuda_status, default_backend, describe
+from fastbert.environment import cuda_status, describe
+from fastbert.ops import backends
+from fastbert.ops.backends import KernelBackend, reference
 
 
 def test_the_description_is_complete_and_fits_json() -> None:
@@ -58,18 +60,28 @@ def test_cuda_status_names_driver_and_runtime(
 
 
 @pytest.mark.parametrize(
-    ("backends", "wanted", "runs", "why"),
+    ("reasons", "forced", "runs", "why"),
     [
         ({"a": None, "b": None}, "auto", "a", "the first of a > b that can"),
         ({"a": "it is tired", "b": None}, "auto", "b", "the first of a > b that can"),
-        ({"a": "it is tired"}, "auto", None, "none of a can"),
+        ({"a": "it is tired"}, "auto", None, "attention: no backend serves this call on cpu"),
         ({"a": None, "b": None}, "b", "b", "FASTBERT_BACKEND forces it"),
-        ({"a": "it is tired"}, "a", None, "FASTBERT_BACKEND forces a, which cannot: it is tired"),
-        ({"a": None}, "c", None, "FASTBERT_BACKEND forces c, which cannot: it does not serve this device"),
+        ({"a": "it is tired"}, "a", None, "attention: backend 'a' cannot serve this call: it is tired"),
     ],
 )
-def test_default_backend_says_why(backends: dict[str, str | None], wanted: str, runs: str | None, why: str) -> None:
-    assert default_backend(backends, wanted) == (runs, why)
+def test_the_choice_is_told_as_calls_make_it(
+    monkeypatch: pytest.MonkeyPatch, reasons: dict[str, str | None], forced: str, runs: str | None, why: str
+) -> None:
+    made = {
+        name: KernelBackend(name, lambda problem, reason=reason: reason, reference.forward, reference.backward)
+        for name, reason in reasons.items()
+    }
+    monkeypatch.setattr(backends, "_BACKENDS", made)
+    monkeypatch.setattr(backends, "_ORDER", {"cpu": tuple(made), "cuda": tuple(made)})
+    monkeypatch.setattr(backends, "_FORCED", forced)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    for choice in describe().attention:
+        assert (choice.backends, choice.runs, choice.why) == (reasons, runs, why)
 
 
 def test_a_wrong_instruction_set_is_reported_and_not_fatal(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -150,6 +150,14 @@ def test_bytes_are_uniform() -> None:
     assert 150 < chi_squared < 380  # 255 degrees of freedom: outside with a probability below 1e-6
 
 
+def test_a_part_of_a_call_has_the_bytes_of_the_whole() -> None:
+    whole, part = expected_attention_bytes((5, 7, 20, 40), 3, 1), guarded(2 * 3 * 20 * 40)
+    _C.philox_attention_bytes(
+        part.ctypes.data + GUARD, 2, 3, 20, 40, 3, 1, 1, first_sequence=3, first_head=2, total_heads=7
+    )
+    np.testing.assert_array_equal(unguarded(part).reshape(2, 3, 20, 40), whole[3:5, 2:5])
+
+
 @pytest.mark.parametrize("shape", [(0, 2, 3, 4), (1, 0, 3, 4), (1, 2, 0, 4), (1, 2, 3, 0)])
 def test_an_empty_attention_buffer_needs_no_address(shape: tuple[int, int, int, int]) -> None:
     _C.philox_attention_bytes(0, *shape, 1, 2, 1)
@@ -185,6 +193,10 @@ def test_bytes_are_right_from_several_python_threads_at_once() -> None:
         ((8, 1, 1, 2**33, 1, 0, 0, 1), "seq_q is 8589934592"),
         ((8, 2**20, 2**20, 1, 1, 0, 0, 1), "batch is 1048576: allowed are 0 to 4096"),
         ((8, 1, 1, 1, 1, 0, 0, 0), "num_threads is 0: allowed are 1 to"),
+        ((8, 1, 1, 2**32, 2**32, 0, 0, 1), r"the buffer's sizes multiply to more than 2\^63 - 1 bytes"),
+        ((8, 2**16, 2**16, 2**16, 2**16, 0, 0, 1), "the buffer's sizes multiply to more than"),
+        ((8, 1, 2, 1, 1, 0, 0, 1, 0, 3, 4), "total_heads is 4: allowed are 5 to"),
+        ((8, 1, 2, 1, 1, 0, 0, 1, 2**31, 0, 2), "batch is 1: allowed are 0 to 0"),
     ],
 )
 def test_attention_bytes_reject_what_they_cannot_fill(arguments: tuple[int, ...], message: str) -> None:
@@ -199,6 +211,7 @@ def test_attention_bytes_reject_what_they_cannot_fill(arguments: tuple[int, ...]
         ((8, -1, 1, 0, 0, 0, 1), "rows is -1"),
         ((8, 1, 1, 0, 0, 2**31, 1), "site is 2147483648: allowed are 0 to 2147483647"),
         ((8, 1, 1, 0, 0, 0, -2), "num_threads is -2"),
+        ((8, 2**32, 2**32, 0, 0, 0, 1), "the buffer's sizes multiply to more than"),
     ],
 )
 def test_elementwise_bytes_reject_what_they_cannot_fill(arguments: tuple[int, ...], message: str) -> None:

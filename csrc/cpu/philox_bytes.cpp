@@ -38,7 +38,8 @@ void fill_query_tile(const PhiloxStreamKernels& kernels, const PhiloxStream& str
 }  // namespace
 
 void philox_attention_bytes(std::uint8_t* out, std::int64_t batch, std::int64_t heads, std::int64_t seq_q,
-                            std::int64_t seq_k, std::uint64_t seed, std::int64_t offset, int num_threads) {
+                            std::int64_t seq_k, PhiloxPart part, std::uint64_t seed, std::int64_t offset,
+                            int num_threads) {
   const PhiloxStreamKernels& kernels = kernels_for(active_isa());
   const PhiloxKey key = philox_key(seed);
   const std::int64_t query_tiles = (seq_q + kTileRows - 1) / kTileRows;
@@ -48,7 +49,9 @@ void philox_attention_bytes(std::uint8_t* out, std::int64_t batch, std::int64_t 
 #pragma omp parallel for num_threads(threads) schedule(static) if (threads > 1)
   for (std::int64_t item = 0; item < items; ++item) {
     const std::int64_t head = item / query_tiles, query_tile = item % query_tiles;
-    const PhiloxStream stream{key, static_cast<std::uint32_t>(query_tile), static_cast<std::uint32_t>(head),
+    const std::int64_t sequence = part.first_sequence + head / heads;
+    const std::int64_t head_index = sequence * part.total_heads + part.first_head + head % heads;
+    const PhiloxStream stream{key, static_cast<std::uint32_t>(query_tile), static_cast<std::uint32_t>(head_index),
                               static_cast<std::uint32_t>(offset)};
     const std::int64_t row = query_tile * kTileRows;
     fill_query_tile(kernels, stream, out + (head * seq_q + row) * seq_k, std::min<std::int64_t>(kTileRows, seq_q - row),

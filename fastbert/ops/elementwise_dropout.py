@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from fastbert.ops import philox
-from fastbert.ops.validation import check_dropout
+from fastbert.ops.validation import check_dropout, check_no_forward_mode
 
 
 def dropout(x: Tensor, p: float, *, rng: Tensor | None, site: int) -> Tensor:
@@ -23,7 +23,7 @@ def dropout(x: Tensor, p: float, *, rng: Tensor | None, site: int) -> Tensor:
 
     Args:
         x: (rows, columns), float32, bfloat16 or float16. Under autocast the type stays.
-        p: in [0, 1]. 0 returns x itself, 1 returns zeros.
+        p: in [0, 1]. 0 returns x itself, 1 returns zeros. A constant of a compiled graph: a new value compiles anew.
         rng: int64 (2,) seed and offset on x's device, or None to draw a pair there.
         site: which dropout of the layer this is: sites of one rng drop independently.
 
@@ -33,12 +33,14 @@ def dropout(x: Tensor, p: float, *, rng: Tensor | None, site: int) -> Tensor:
     Raises:
         TypeError: x is not a tensor of a supported type, or rng is not int64.
         ValueError: a wrong shape, device, probability or site.
+        NotImplementedError: forward-mode differentiation.
     """
     check_dropout(x, p, rng, site)
     if p == 0:
         return x
     if p == 1:
-        return x.masked_fill(torch.ones((), dtype=torch.bool, device=x.device), 0)
+        return x.masked_fill(torch.ones((), dtype=torch.bool, device=x.device), 0).contiguous()
+    check_no_forward_mode("dropout", x)
     if rng is None:
         rng = philox.draw_rng(x.device)
     result: Tensor = torch.ops.fastbert.dropout(x, rng, site, philox.threshold(p))

@@ -12,7 +12,14 @@ from fastbert.ops.backends import choose
 from fastbert.ops.backends.interface import CompositeBackend
 from fastbert.ops.problem import AttentionOptions, AttentionProblem
 from fastbert.ops.registration import attention_forward
-from fastbert.ops.validation import check_dense, check_options, check_probability, check_rng, check_varlen
+from fastbert.ops.validation import (
+    check_dense,
+    check_no_forward_mode,
+    check_options,
+    check_probability,
+    check_rng,
+    check_varlen,
+)
 
 Window = tuple[int | None, int | None]
 
@@ -80,10 +87,11 @@ def attention(
         causal: bottom-right aligned.
         window: (left, right), each at least 0 or None for unbounded.
         key_padding_mask: bool (batch, seq_k), True = a key that may be seen.
-        scale: of the scores; None = head_dim ** -0.5.
+        scale: of the scores, finite; None = head_dim ** -0.5. A compiled graph holds for one value, as with torch's own
+            operator: a new one compiles anew.
         dropout_p: probability of dropping an attention weight, in [0, 1]. The mask depends on rng and the weight's
             place alone (see :func:`fastbert.ops.philox.attention_bytes`), so it is the same on every backend and the
-            backward stores none.
+            backward stores none. A constant of a compiled graph: a new value compiles anew.
         rng: int64 (2,) seed and offset on q's device; None draws a pair there with torch.randint.
         return_lse: also return the log-sum-exp.
         deterministic: True for bitwise equal repeats; None follows torch.use_deterministic_algorithms.
@@ -96,7 +104,7 @@ def attention(
     Raises:
         TypeError: a wrong type or dtype.
         ValueError: a wrong shape, device or value, or a named backend that cannot serve (with its reason).
-        NotImplementedError: second derivatives, on every backend but "reference".
+        NotImplementedError: second derivatives, on every backend but "reference"; forward-mode differentiation.
     """
     q, k, v = autocast_inputs(q, k, v)
     check_dense(q, k, v, key_padding_mask)
@@ -188,7 +196,8 @@ def attention_varlen(
         cu_seqlens_q: int32 (n + 1,) on q's device, from 0, never decreasing. Lengths are clamped to the buffers, and
             validated only when the environment variable FASTBERT_CHECK is 1.
         cu_seqlens_k: as cu_seqlens_q, for the same n sequences.
-        max_seqlen_q: host int, an upper bound of the query lengths; it may exceed the true maximum.
+        max_seqlen_q: host int, an upper bound of the query lengths; it may exceed the true maximum. One below it is an
+            error where the host can read the lengths (on the CPU), and cuts sequences off elsewhere.
         max_seqlen_k: as max_seqlen_q.
         causal, window, scale, dropout_p, rng, return_lse, deterministic, backend: as in :func:`attention`.
 
@@ -284,6 +293,7 @@ def attend(
     )
     if isinstance(chosen, CompositeBackend):
         return chosen.compose(q, k, v, options)
+    check_no_forward_mode("attention", q, k, v)
     out, lse = attention_forward(q, k, v, options, chosen.name)
     if everything_dropped:
         out = _zeros_like_q(q, k, v)
@@ -317,4 +327,5 @@ def _zeros_like_q(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     """Zeros that depend on q, k and v with gradient zero, whatever values they hold."""
     everywhere = torch.ones((), dtype=torch.bool, device=q.device)
     out = torch.zeros(q.shape, dtype=q.dtype, device=q.device)
-    return out + q.masked_fill(everywhere, 0) + sum(x.masked_fill(everywhere, 0).sum() for x in (k, v))
+    out = out + q.masked_fill(everywhere, 0) + sum(x.masked_fill(everywhere, 0).sum() for x in (k, v))
+    return out.contiguous()

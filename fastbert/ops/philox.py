@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import warnings
 from types import ModuleType
 
 import torch
@@ -33,13 +34,20 @@ _TILE_K = 32
 _BYTES_PER_CALL = 16
 
 
-def _load_extension() -> ModuleType | None:
+def _load_extension() -> tuple[ModuleType | None, str | None]:
+    """The extension, or None and the reason. One that is there but broken is also warned of: the rest still works."""
     if importlib.util.find_spec("fastbert._C") is None:
-        return None
-    return importlib.import_module("fastbert._C")
+        return None, "fastbert._C is not built"
+    try:
+        return importlib.import_module("fastbert._C"), None
+    except ImportError as error:
+        warnings.warn(
+            f"fastbert._C cannot be imported, so slower code runs in its place: {error}", RuntimeWarning, stacklevel=2
+        )
+        return None, str(error)
 
 
-_C = _load_extension()
+_C, extension_error = _load_extension()
 
 
 def philox4x32(
@@ -72,21 +80,42 @@ def _multiply(word: Tensor, multiplier: int) -> tuple[Tensor, Tensor]:
     return (product >> 32) & _WORD, product & _WORD
 
 
-def attention_bytes(rng: Tensor, batch: int, heads: int, seq_q: int, seq_k: int) -> Tensor:
-    """The random byte of every attention weight.
+def attention_bytes(
+    rng: Tensor,
+    batch: int,
+    heads: int,
+    seq_q: int,
+    seq_k: int,
+    *,
+    first_sequence: int = 0,
+    first_head: int = 0,
+    total_heads: int | None = None,
+) -> Tensor:
+    """The random byte of every attention weight of a call, or of some of its sequences and heads.
 
     Query ``i``, key ``j`` of head ``h`` in sequence ``b`` reads byte ``(j % 2) + 2 * ((i % 16) // 8)``, little-endian,
     of word ``(j % 32) // 8`` of the call with counter
-    ``((j // 32) * 32 + (i % 8) * 4 + (j % 8) // 2,  i // 16,  b * heads + h,  offset)``. One call so serves the 16
-    scores of a 16 x 32 tile that one thread holds in a tensor core's accumulator.
+    ``((j // 32) * 32 + (i % 8) * 4 + (j % 8) // 2,  i // 16,  b * total_heads + h,  offset)``. One call so serves the
+    16 scores of a 16 x 32 tile that one thread holds in a tensor core's accumulator.
 
     Args:
         rng: int64 (2,), seed and offset.
+        batch: sequences of the result.
+        heads: of the result.
+        seq_q: queries of each sequence.
+        seq_k: keys of each sequence.
+        first_sequence: the result's first ``b``.
+        first_head: the result's first ``h``.
+        total_heads: query heads of the call; None = first_head + heads.
 
     Returns:
         uint8 (batch, heads, seq_q, seq_k), contiguous, on rng's device. A weight is kept where byte >= threshold(p).
     """
-    result: Tensor = torch.ops.fastbert.philox_attention_bytes(rng, batch, heads, seq_q, seq_k)
+    if total_heads is None:
+        total_heads = first_head + heads
+    result: Tensor = torch.ops.fastbert.philox_attention_bytes(
+        rng, batch, heads, seq_q, seq_k, first_sequence, first_head, total_heads
+    )
     return result
 
 
@@ -134,13 +163,25 @@ def layer_rngs(rng: Tensor, n: int) -> Tensor:
     return torch.stack((rng[0].expand(n), offsets), dim=1)
 
 
-def attention_bytes_in_torch(rng: Tensor, batch: int, heads: int, seq_q: int, seq_k: int) -> Tensor:
+def attention_bytes_in_torch(
+    rng: Tensor,
+    batch: int,
+    heads: int,
+    seq_q: int,
+    seq_k: int,
+    first_sequence: int = 0,
+    first_head: int = 0,
+    total_heads: int | None = None,
+) -> Tensor:
     """The definition of :func:`attention_bytes`."""
+    total_heads = first_head + heads if total_heads is None else total_heads
     device = rng.device
     tiles_q, tiles_k = -(-seq_q // _TILE_Q), -(-seq_k // _TILE_K)
     within_tile = torch.arange(tiles_k * 32, device=device).view(1, 1, tiles_k, 8, 4)
     tile_row = torch.arange(tiles_q, device=device).view(1, tiles_q, 1, 1, 1)
-    head = torch.arange(batch * heads, device=device).view(batch * heads, 1, 1, 1, 1)
+    sequences = torch.arange(first_sequence, first_sequence + batch, device=device)
+    head = sequences[:, None] * total_heads + torch.arange(first_head, first_head + heads, device=device)
+    head = head.view(batch * heads, 1, 1, 1, 1)
     key, offset = _key_and_offset(rng)
     words = philox4x32((within_tile, tile_row, head, offset), key)
     # (head, tile_row, tile_column, i % 8, (j % 8) // 2, word, (i % 16) // 8, j % 2)
@@ -171,12 +212,16 @@ def _as_bytes(words: tuple[Tensor, ...]) -> Tensor:
     return torch.stack(torch.broadcast_tensors(*words), dim=-1).to(torch.int32).view(torch.uint8)
 
 
-def _fill_attention_bytes(rng: Tensor, batch: int, heads: int, seq_q: int, seq_k: int) -> Tensor:
+def _fill_attention_bytes(
+    rng: Tensor, batch: int, heads: int, seq_q: int, seq_k: int, first_sequence: int, first_head: int, total_heads: int
+) -> Tensor:
+    part = (first_sequence, first_head, total_heads)
     if _C is None or rng.device.type != "cpu":
-        return attention_bytes_in_torch(rng, batch, heads, seq_q, seq_k)
+        return attention_bytes_in_torch(rng, batch, heads, seq_q, seq_k, *part)
     out = torch.empty((batch, heads, seq_q, seq_k), dtype=torch.uint8)
     seed, offset = _host_pair(rng)
-    _C.philox_attention_bytes(out.data_ptr(), batch, heads, seq_q, seq_k, seed, offset, torch.get_num_threads())
+    threads = torch.get_num_threads()
+    _C.philox_attention_bytes(out.data_ptr(), batch, heads, seq_q, seq_k, seed, offset, threads, *part)
     return out
 
 
@@ -196,7 +241,8 @@ def _host_pair(rng: Tensor) -> tuple[int, int]:
 
 _library = torch.library.Library("fastbert", "FRAGMENT")
 _library.define(
-    "philox_attention_bytes(Tensor rng, SymInt batch, SymInt heads, SymInt seq_q, SymInt seq_k) -> Tensor",
+    "philox_attention_bytes(Tensor rng, SymInt batch, SymInt heads, SymInt seq_q, SymInt seq_k, "
+    "SymInt first_sequence, SymInt first_head, SymInt total_heads) -> Tensor",
     tags=(torch.Tag.pt2_compliant_tag,),
 )
 _library.define(
@@ -208,7 +254,7 @@ _library.impl("philox_elementwise_bytes", _fill_elementwise_bytes, "CompositeExp
 
 
 @torch.library.register_fake("fastbert::philox_attention_bytes", lib=_library)
-def _attention_bytes_fake(rng: Tensor, batch: int, heads: int, seq_q: int, seq_k: int) -> Tensor:
+def _attention_bytes_fake(rng: Tensor, batch: int, heads: int, seq_q: int, seq_k: int, *part: int) -> Tensor:
     return rng.new_empty((batch, heads, seq_q, seq_k), dtype=torch.uint8)
 
 

@@ -87,13 +87,18 @@ def _backward_impl(
 ) -> tuple[Tensor, Tensor, Tensor]:
     *options, backend = flat
     q, k, v = (_last_contiguous(x) for x in (q, k, v))
-    dout = None if dout is None else _last_contiguous(dout)
+    dout, dlse = (None if x is None else _last_contiguous(x) for x in (dout, dlse))
     with _autocast_off(q):
         return kernel(backend).backward(dout, dlse, q, k, v, out, lse, _options(*options))
 
 
 def _last_contiguous(x: Tensor) -> Tensor:
-    return x if x.stride(-1) == 1 else x.contiguous()
+    if x.stride(-1) == 1:
+        return x
+    if x.shape[-1] == 1:
+        # Of one element, any stride is contiguous to torch; a kernel that reads the stride wants a 1.
+        return x.as_strided(x.shape, (*x.stride()[:-1], 1))
+    return x.contiguous()
 
 
 def _autocast_off(x: Tensor) -> contextlib.AbstractContextManager[Any]:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import functools
+import warnings
+
 import torch
 from torch import Tensor
 from torch.nn import functional
@@ -28,8 +31,9 @@ def scaled_dot_product_attention(
 
     What the kernels' contract does not cover goes to torch's own function when the backend is "auto" (or "sdpa", which
     is that function): a mask that is not one key mask per batch entry (additive biases, masks that differ between
-    queries or heads), a value of another head_dim than the query, head_dim above 256, batch dimensions that broadcast.
-    There dropout draws torch's masks. Any other named backend raises instead.
+    queries or heads), a value of another head_dim than the query, head_dim 0 or above 256, batch or head dimensions
+    that broadcast. There dropout draws torch's masks: that is warned of once for each reason, and an error if rng is
+    given. Any other named backend raises instead.
 
     Args:
         query: (..., heads, seq_q, head_dim), or (seq_q, head_dim), with any number of batch dimensions.
@@ -60,14 +64,25 @@ def scaled_dot_product_attention(
             raise ValueError(
                 f"scaled_dot_product_attention: backend {requested(backend)!r} cannot serve this call: {reason}"
             )
+        if rng is not None:
+            raise ValueError(
+                "scaled_dot_product_attention: rng is given, but torch serves this call and draws masks of its own: "
+                f"{reason}"
+            )
+        if dropout_p > 0 and not torch.compiler.is_compiling():
+            _warn_of_other_masks(reason)
         return functional.scaled_dot_product_attention(
             query, key, value, attn_mask, dropout_p, is_causal, scale=scale, enable_gqa=enable_gqa
         )
     q, k, v = (_to_contract(x) for x in (query, key, value))
-    key_padding_mask = None if attn_mask is None else _key_padding(attn_mask, (*query.shape[:-3], key.shape[-2]))
+    key_padding_mask = None
+    if attn_mask is not None:
+        _check_repeated(attn_mask, q.shape[2], q.shape[1])
+        key_padding_mask = _key_padding(attn_mask, (*query.shape[:-3], key.shape[-2]))
     check_dense(q, k, v, key_padding_mask)
     check_options(q, is_causal, None, scale, None, backend)
-    if q.shape[2] != k.shape[2] and not enable_gqa:
+    # One key head serves all query heads in torch by broadcasting, which is what it does here.
+    if k.shape[2] not in (1, q.shape[2]) and not enable_gqa:
         raise ValueError(
             f"scaled_dot_product_attention: query has {q.shape[2]} heads and key {k.shape[2]}; "
             "they must be equal unless enable_gqa is True"
@@ -90,6 +105,15 @@ def scaled_dot_product_attention(
     return out if query.dim() == 4 else out.reshape(query.shape)
 
 
+@functools.cache
+def _warn_of_other_masks(reason: str) -> None:
+    warnings.warn(
+        f"scaled_dot_product_attention: torch serves this call, and its dropout draws other masks: {reason}",
+        RuntimeWarning,
+        stacklevel=3,
+    )
+
+
 def _to_contract(x: Tensor) -> Tensor:
     """(..., heads, seq, dim) -> (batch, seq, heads, dim)"""
     if x.dim() != 4:
@@ -109,6 +133,13 @@ def _outside_contract(query: Tensor, key: Tensor, value: Tensor, attn_mask: Tens
     shape_q, shape_k, shape_v = query.shape, key.shape, value.shape
     if shape_q[:-3] != shape_k[:-3] or shape_k[:-1] != shape_v[:-1]:
         return "batch dimensions that broadcast"
+    heads_q, heads_k = (x.shape[-3] if x.dim() > 2 else 1 for x in (query, key))
+    if heads_q == 0 or heads_k == 0:
+        return "no heads"
+    if heads_q == 1 != heads_k:
+        return "head dimensions that broadcast"
+    if shape_q[-1] == 0:
+        return "head_dim is 0"
     if shape_v[-1] != shape_q[-1]:
         return f"value has head_dim {shape_v[-1]} and query {shape_q[-1]}"
     if shape_q[-1] > MAX_HEAD_DIM:
@@ -126,6 +157,16 @@ def _is_key_padding(mask: Tensor) -> bool:
         return False
     sizes, strides = mask.shape, mask.stride()
     return all(sizes[d] == 1 or strides[d] == 0 for d in range(max(-3, -mask.dim()), -1))
+
+
+def _check_repeated(mask: Tensor, heads: int, seq_q: int) -> None:
+    """The dimensions of a key mask that are dropped must fit all the same."""
+    for dim, name, size in ((-2, "seq_q", seq_q), (-3, "heads", heads)):
+        if mask.dim() >= -dim and mask.shape[dim] not in (1, size):
+            raise ValueError(
+                f"scaled_dot_product_attention: attn_mask has shape {tuple(mask.shape)}; its dimension {dim} must be "
+                f"1 or {name} = {size}"
+            )
 
 
 def _key_padding(mask: Tensor, keys: tuple[int, ...]) -> Tensor:

@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 MAX_HEAD_DIM = 256
@@ -85,12 +86,25 @@ def check_options(
         raise TypeError(f"attention: causal is a {type(causal).__name__}; it must be a bool")
     if window is not None:
         _check_window(window)
-    if scale is not None and not (_is_number(scale) and math.isfinite(scale)):
+    # By comparison: math.isfinite refuses the symbolic number that a compiler traces a varying scale as.
+    if scale is not None and not (_is_number(scale) and -math.inf < scale < math.inf):
         raise ValueError(f"attention: scale is {scale!r}; it must be a finite number or None for head_dim ** -0.5")
     if deterministic is not None and not isinstance(deterministic, bool):
         raise TypeError(f"attention: deterministic is {deterministic!r}; it must be True, False or None")
     if backend is not None and not isinstance(backend, str):
         raise TypeError(f"attention: backend is a {type(backend).__name__}; it must be a name or None")
+
+
+def check_no_forward_mode(operator: str, *tensors: Tensor) -> None:
+    """Refuse tangents: the registered operators have no forward-mode formula, and torch would take them for zero."""
+    # Asking for the level first costs next to nothing; nobody is inside one in ordinary use.
+    if torch.compiler.is_compiling() or forward_ad._current_level < 0:  # noqa: SLF001
+        return
+    if any(forward_ad.unpack_dual(x).tangent is not None for x in tensors):
+        raise NotImplementedError(
+            f"{operator}: forward-mode differentiation is not supported; use reverse mode (backward, "
+            "torch.autograd.grad, torch.func.vjp)"
+        )
 
 
 def check_probability(operator: str, p: float) -> None:

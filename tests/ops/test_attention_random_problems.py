@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from definition import Call, dense_attention, varlen_attention
+from definition import Call, dense_attention, plain_attention, varlen_attention
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 from problems import BACKENDS, assert_close, doubles, gradients, options
@@ -88,9 +88,10 @@ def check_dense(backend: str, problem: dict[str, Any]) -> None:
     exact, _ = dense_attention(*exact_inputs, call, mask)
     assert_close("out", out, exact)
     dout = torch.randn_like(out)
+    plain, _ = plain_attention(q, k, v, call, mask)
     found, wanted = gradients(out, dout, [q, k, v]), gradients(exact, dout, exact_inputs)
-    for name, a, b in zip(("dq", "dk", "dv"), found, wanted, strict=True):
-        assert_close(name, a, b, floor=1e-5)
+    for name, a, b, c in zip(("dq", "dk", "dv"), found, wanted, gradients(plain, dout, [q, k, v]), strict=True):
+        assert_close(name, a, b, c, backend=backend)
 
 
 def check_varlen(backend: str, problem: dict[str, Any]) -> None:
@@ -118,6 +119,7 @@ def check_varlen(backend: str, problem: dict[str, Any]) -> None:
     dout = torch.randn_like(out)
     found, wanted = gradients(out, dout, [q, k, v]), gradients(exact, dout, exact_inputs)
     for name, a, b in zip(("dq", "dk", "dv"), found, wanted, strict=True):
+        # Without a plain expression to measure by: some float32 roundings of gradients that cancel.
         assert_close(name, a, b, floor=1e-5)
 
 

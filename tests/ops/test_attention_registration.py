@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -9,9 +10,11 @@ import torch
 from definition import Call, plain_attention
 from problems import BACKENDS, QKV, Dense, doubles, served, with_dropout
 from torch import Tensor
+from torch.autograd import forward_ad
 
-from fastbert.ops import attention, attention_varlen, backends, dropout
-from fastbert.ops.backends import KernelBackend
+from fastbert.ops import attention, attention_varlen, backends, dropout, registration
+from fastbert.ops.backends import KernelBackend, reference
+from fastbert.ops.problem import AttentionOptions
 
 KERNELS = [name for name in BACKENDS if isinstance(backends._named(name), KernelBackend)]
 CU = torch.tensor([0, 3, 3, 8], dtype=torch.int32)
@@ -118,6 +121,19 @@ def test_inductor(seed: int, backend: str, p: float) -> None:
     torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_compiles_whole_with_another_scale(seed: int, backend: str) -> None:
+    torch._dynamo.reset()
+    q = torch.randn(1, 5, 2, 8)
+
+    def step(q: Tensor, scale: float) -> Tensor:
+        return attention(q, q, q, causal=True, scale=scale, backend=backend)
+
+    compiled = torch.compile(step, fullgraph=True, backend="aot_eager")
+    for scale in (0.1, 0.2, 0.3, -0.5):
+        torch.testing.assert_close(compiled(q, scale), step(q, scale))
+
+
 def test_compiled_dropout_draws_anew(seed: int) -> None:
     q = torch.randn(1, 16, 2, 8)
     compiled = torch.compile(lambda q: attention(q, q, q, dropout_p=0.5), fullgraph=True, backend="aot_eager")
@@ -185,6 +201,57 @@ def test_second_derivatives_elsewhere_are_an_error_that_helps(seed: int, backend
         torch.autograd.grad(torch.stack([x.sum() for x in first]).sum(), inputs)
 
 
+@pytest.mark.filterwarnings("ignore:.*torch.jit.script:DeprecationWarning")  # torch's own, when it sets the mode up
+@pytest.mark.parametrize("how", ["dual numbers", "torch.func"])
+def test_forward_mode_is_an_error_and_not_zero(seed: int, how: str) -> None:
+    x, tangent = torch.randn(1, 6, 2, 8), torch.randn(1, 6, 2, 8)
+
+    def differentiate(operator: Callable[[Tensor], Tensor]) -> None:
+        if how == "torch.func":
+            torch.func.jvp(operator, (x,), (tangent,))
+            return
+        with forward_ad.dual_level():
+            operator(forward_ad.make_dual(x, tangent))
+
+    operators: list[Callable[[Tensor], Tensor]] = [
+        lambda q: attention(q, x, x, backend="reference"),
+        lambda k: attention(x, k, x, backend="reference"),
+        lambda y: dropout(y.flatten(0, 2), 0.5, rng=None, site=0),
+    ]
+    for operator in operators:
+        with pytest.raises(NotImplementedError, match="forward-mode differentiation is not supported; use reverse"):
+            differentiate(operator)
+        with forward_ad.dual_level():
+            operator(x)  # nothing to differentiate
+
+
+@pytest.mark.parametrize("head_dim", [1, 8])
+def test_a_kernel_gets_rows_of_stride_one(seed: int, monkeypatch: pytest.MonkeyPatch, head_dim: int) -> None:
+    """Expanded gradients and strided inputs are copied before a kernel sees them; of one column, the stride is set."""
+    seen: dict[str, tuple[int, ...]] = {}
+
+    def forward(q: Tensor, k: Tensor, v: Tensor, options: AttentionOptions) -> tuple[Tensor, Tensor]:
+        seen.update(q=q.stride(), k=k.stride(), v=v.stride())
+        return reference.forward(q, k, v, options)
+
+    def backward(dout: Tensor | None, dlse: Tensor | None, *rest: Any) -> tuple[Tensor, Tensor, Tensor]:
+        assert dout is not None
+        assert dlse is not None
+        seen.update(dout=dout.stride(), dlse=dlse.stride())
+        return reference.backward(dout, dlse, *rest)
+
+    spy = KernelBackend("reference", lambda problem: None, forward, backward)
+    monkeypatch.setattr(registration, "kernel", lambda name: spy)
+    q, k, v = (x.detach() for x in Dense(2, 5, 7, 2, 2, 2 * head_dim).tensors())
+    q, k, v = (x[..., ::2].requires_grad_() for x in (q, k, v))
+    wanted = attention(q, k, v, backend="sdpa")
+    out, lse = attention(q, k, v, return_lse=True, backend="reference")
+    torch.testing.assert_close(out, wanted)
+    (out.sum() + lse.sum()).backward()
+    assert set(seen) == {"q", "k", "v", "dout", "dlse"}
+    assert all(stride[-1] == 1 for stride in seen.values()), seen
+
+
 def test_an_opaque_backward_is_an_error_too(seed: int) -> None:
     """What a kernel without a differentiable backward does; the reference's own operator, called directly."""
     arguments = _arguments(False, "reference")
@@ -206,12 +273,16 @@ def test_create_graph_alone_is_no_error(seed: int) -> None:
 
 
 @pytest.mark.usefixtures("two_threads")
-def test_threads_change_no_bit(seed: int) -> None:
-    inputs = Dense(4, 70, 70, 4, 4, 32, Call()).tensors()
-    call = with_dropout(Call())
+@pytest.mark.parametrize("shape", [(4, 70, 4, 32), (1, 777, 1, 128)])
+@pytest.mark.parametrize("p", [0.0, 0.2])
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_threads_change_no_bit(seed: int, backend: str, p: float, shape: tuple[int, int, int, int]) -> None:
+    batch, seq, heads, head_dim = shape
+    inputs = Dense(batch, seq, seq, heads, heads, head_dim).tensors()
+    arguments: dict[str, Any] = {"dropout_p": p, "rng": with_dropout(Call()).rng, "deterministic": True}
     results = []
     for threads in (1, 2):
         torch.set_num_threads(threads)
-        out = attention(*inputs, dropout_p=call.dropout_p, rng=call.rng, backend="reference")
+        out = served(backend, lambda: attention(*inputs, causal=True, backend=backend, **arguments))
         results.append([out, *torch.autograd.grad(out, inputs, torch.ones_like(out))])
     assert all(torch.equal(a, b) for a, b in zip(*results, strict=True))

@@ -62,6 +62,14 @@ def test_a_named_backend_that_cannot_says_why() -> None:
         backends.choose(_problem(return_lse=True), "sdpa")
 
 
+def test_sdpa_declines_determinism_on_the_cpu(fresh_warnings: None) -> None:
+    deterministic = _problem()._replace(deterministic=True)
+    with pytest.raises(ValueError, match=r"backend 'sdpa' cannot serve this call: .* another number of threads"):
+        backends.choose(deterministic, "sdpa")
+    with pytest.warns(RuntimeWarning, match="another number of threads"):
+        assert backends.choose(deterministic).name == "reference"
+
+
 def test_a_composite_has_no_kernel() -> None:
     with pytest.raises(ValueError, match="no kernel"):
         backends.kernel("sdpa")

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import math
+import subprocess
+import sys
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -87,6 +90,14 @@ def test_tensors_of_any_device_and_the_extension_agree() -> None:
         )
 
 
+@pytest.mark.parametrize("draw", [philox.attention_bytes, philox.attention_bytes_in_torch])
+def test_a_part_draws_the_bytes_of_the_whole(draw: Callable[..., torch.Tensor]) -> None:
+    rng = _rng(-5, 3)
+    whole = draw(rng, 4, 6, 33, 40)
+    part = draw(rng, 2, 3, 17, 35, first_sequence=1, first_head=2, total_heads=6)
+    assert torch.equal(part, whole[1:3, 2:5, :17, :35])
+
+
 def test_empty_shapes() -> None:
     assert philox.attention_bytes(_rng(1), 0, 2, 3, 4).shape == (0, 2, 3, 4)
     assert philox.attention_bytes(_rng(1), 2, 2, 0, 4).shape == (2, 2, 0, 4)
@@ -148,10 +159,42 @@ def test_layers_get_their_own_offsets() -> None:
 
 @pytest.mark.parametrize(
     ("operator", "arguments"),
-    [("philox_attention_bytes", (2, 3, 5, 7)), ("philox_elementwise_bytes", (5, 7, 1))],
+    [("philox_attention_bytes", (2, 3, 5, 7, 1, 2, 9)), ("philox_elementwise_bytes", (5, 7, 1))],
 )
 def test_operators_are_registered_correctly(operator: str, arguments: tuple[int, ...]) -> None:
     torch.library.opcheck(getattr(torch.ops.fastbert, operator).default, (_rng(3), *arguments))
+
+
+BROKEN = """
+import importlib, sys, types, warnings
+class Broken:
+    def find_spec(self, name, path=None, target=None):
+        if name == "fastbert._C":
+            return importlib.machinery.ModuleSpec(name, self)
+    def create_module(self, spec):
+        raise ImportError("libgomp.so.1: cannot open shared object file")
+    def exec_module(self, module): ...
+sys.meta_path.insert(0, Broken())
+with warnings.catch_warnings(record=True) as caught:
+    warnings.simplefilter("always")
+    import torch
+    from fastbert.environment import describe
+    from fastbert.ops import dropout, philox
+    assert dropout(torch.ones(2, 8), 0.5, rng=None, site=0).shape == (2, 8)
+    dropout(torch.ones(2, 8), 0.5, rng=None, site=0)
+print(sum("libgomp.so.1" in str(warning.message) for warning in caught))
+print(philox.extension_error)
+print(describe().as_text())
+"""
+
+
+def test_a_broken_extension_is_told_of_and_not_fatal() -> None:
+    result = subprocess.run([sys.executable, "-c", BROKEN], capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
+    warned, reason, *doctor = result.stdout.splitlines()
+    assert warned == "1"
+    assert reason == "libgomp.so.1: cannot open shared object file"
+    assert any("extension" in line and reason in line for line in doctor)
 
 
 def test_compiles_whole() -> None:

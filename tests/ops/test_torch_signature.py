@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -10,7 +12,7 @@ from problems import BACKENDS, QKV
 from torch import Tensor
 from torch.nn import functional
 
-from fastbert.ops import attention, scaled_dot_product_attention
+from fastbert.ops import attention, scaled_dot_product_attention, torch_signature
 
 SHAPES = [((2, 4, 5, 8), (2, 4, 7, 8)), ((5, 8), (7, 8)), ((3, 5, 8), (3, 7, 8)), ((2, 3, 4, 5, 8), (2, 3, 4, 7, 8))]
 
@@ -91,7 +93,13 @@ def test_other_masks_are_torch_s(seed: int, name: str) -> None:
     [
         (((2, 4, 5, 8), (2, 4, 7, 8), (2, 4, 7, 6)), "value has head_dim 6 and query 8"),
         (((2, 4, 5, 300), (2, 4, 7, 300), (2, 4, 7, 300)), "head_dim 300 is above 256"),
+        (((2, 4, 5, 0), (2, 4, 7, 0), (2, 4, 7, 0)), "head_dim is 0"),
         (((2, 4, 5, 8), (1, 4, 7, 8), (1, 4, 7, 8)), "batch dimensions that broadcast"),
+        (((1, 4, 5, 8), (2, 4, 7, 8), (2, 4, 7, 8)), "batch dimensions that broadcast"),
+        (((2, 4, 5, 8), (4, 7, 8), (4, 7, 8)), "batch dimensions that broadcast"),
+        (((2, 1, 5, 8), (2, 4, 7, 8), (2, 4, 7, 8)), "head dimensions that broadcast"),
+        (((5, 8), (3, 7, 8), (3, 7, 8)), "head dimensions that broadcast"),
+        (((2, 0, 5, 8), (2, 0, 7, 8), (2, 0, 7, 8)), "no heads"),
     ],
 )
 def test_what_the_contract_does_not_cover_is_torch_s(
@@ -102,6 +110,45 @@ def test_what_the_contract_does_not_cover_is_torch_s(
     _same(inputs)
     with pytest.raises(ValueError, match=reason):
         scaled_dot_product_attention(*inputs, backend="reference")
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("shapes", [((2, 4, 5, 8), (2, 1, 7, 8)), ((3, 5, 8), (1, 7, 8)), ((3, 5, 8), (7, 8))])
+def test_one_key_head_broadcasts(seed: int, backend: str, shapes: tuple[tuple[int, ...], tuple[int, ...]]) -> None:
+    _same(_qkv(*shapes), backend)
+
+
+@pytest.mark.parametrize("poison", [torch.nan, torch.inf])
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_keys_past_the_causal_diagonal_reach_nothing(seed: int, backend: str, poison: float) -> None:
+    q, k, v = _qkv((1, 2, 3, 8), (1, 2, 9, 8))
+    clean = scaled_dot_product_attention(q, k, v, is_causal=True, backend=backend)
+    with torch.no_grad():
+        k[..., 3:, :] = poison
+        v[..., 3:, :] = poison
+    out = scaled_dot_product_attention(q, k, v, is_causal=True, backend=backend)
+    torch.testing.assert_close(out, clean)
+    for gradient in torch.autograd.grad(out.sum(), (q, k, v)):
+        assert gradient.isfinite().all()
+
+
+@pytest.fixture
+def fresh_warnings() -> Iterator[None]:
+    torch_signature._warn_of_other_masks.cache_clear()
+    yield
+    torch_signature._warn_of_other_masks.cache_clear()
+
+
+def test_dropout_of_torch_is_warned_of_once_and_refuses_an_rng(seed: int, fresh_warnings: None) -> None:
+    x, bias = torch.randn(1, 2, 6, 8), torch.randn(6, 6)
+    with pytest.warns(RuntimeWarning, match="its dropout draws other masks: attn_mask is not a boolean"):
+        scaled_dot_product_attention(x, x, x, bias, 0.5)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        scaled_dot_product_attention(x, x, x, bias, 0.5)
+        scaled_dot_product_attention(x, x, x, bias)
+    with pytest.raises(ValueError, match="rng is given, but torch serves this call and draws masks of its own"):
+        scaled_dot_product_attention(x, x, x, bias, 0.5, rng=torch.tensor([1, 2]))
 
 
 def test_rows_that_see_no_key_are_zero() -> None:
@@ -136,6 +183,7 @@ def test_compiles_whole() -> None:
 
 
 X = torch.randn(1, 2, 6, 8)
+KEYS = torch.ones(1, 1, 1, 6, dtype=torch.bool)
 
 
 @pytest.mark.parametrize(
@@ -144,7 +192,17 @@ X = torch.randn(1, 2, 6, 8)
         ({"query": X.double()}, TypeError, "query is torch.float64"),
         ({"query": [1.0]}, ValueError, "query must be a tensor"),
         ({"attn_mask": torch.ones(6, dtype=torch.bool), "is_causal": True}, ValueError, "give one of them"),
-        ({"key": X[:, :1], "value": X[:, :1]}, ValueError, "query has 2 heads and key 1; they must be equal unless"),
+        (
+            {"query": X.repeat(1, 3, 1, 1)},
+            ValueError,
+            "query has 6 heads and key 2; they must be equal unless",
+        ),
+        (
+            {"attn_mask": KEYS.expand(1, 1, 9, 6)},
+            ValueError,
+            r"shape \(1, 1, 9, 6\); its dimension -2 must be 1 or seq",
+        ),
+        ({"attn_mask": KEYS.expand(1, 3, 6, 6)}, ValueError, r"dimension -3 must be 1 or heads = 2"),
         ({"attn_mask": torch.ones(6, dtype=torch.bool)}, ValueError, "attn_mask must be a tensor"),
         ({"attn_mask": torch.ones(1, 5, dtype=torch.bool)}, ValueError, r"attn_mask has shape \(1, 5\)"),
         ({"attn_mask": torch.ones(3, 1, 1, 6, dtype=torch.bool)}, ValueError, r"attn_mask has shape \(3, 1, 1, 6\)"),

@@ -12,7 +12,18 @@ from fastbert.ops.backends import reference, sdpa
 from fastbert.ops.backends.interface import Backend, CompositeBackend, KernelBackend
 from fastbert.ops.problem import AttentionProblem
 
-__all__ = ["Backend", "CompositeBackend", "KernelBackend", "available_backends", "backend_names", "choose", "kernel"]
+__all__ = [
+    "Backend",
+    "CompositeBackend",
+    "KernelBackend",
+    "available_backends",
+    "backend_names",
+    "choose",
+    "example_problem",
+    "kernel",
+    "preferred",
+    "requested",
+]
 
 _BACKENDS: dict[str, Backend] = {backend.name: backend for backend in (reference.BACKEND, sdpa.BACKEND)}
 
@@ -47,15 +58,27 @@ def requested(backend: str | None) -> str:
 
 
 def choose(problem: AttentionProblem, backend: str | None = None) -> Backend:
-    """The backend that serves a problem.
+    """The backend that serves a call: :func:`preferred`, and a warning for each faster one that cannot.
+
+    A reason is warned of once, in eager mode only.
+    """
+    chosen, skipped = preferred(problem, backend)
+    if skipped and not torch.compiler.is_compiling():
+        for name, reason in skipped.items():
+            _warn_once(name, reason)
+    return chosen
+
+
+def preferred(problem: AttentionProblem, backend: str | None = None) -> tuple[Backend, dict[str, str]]:
+    """The backend that serves a problem, and the faster ones that do not.
 
     Args:
         problem: the call, described.
         backend: a name, "auto", or None for FASTBERT_BACKEND (which is "auto" if unset).
 
     Returns:
-        The one named; with "auto" the first in the device's order that supports the problem. An "auto" that has to
-        skip a faster one warns once for each reason, in eager mode only.
+        The one named; with "auto" the first in the device's order that supports the problem, and name -> reason of
+        those before it.
 
     Raises:
         ValueError: an unknown name, or a named backend that cannot serve the problem (with its reason).
@@ -66,13 +89,13 @@ def choose(problem: AttentionProblem, backend: str | None = None) -> Backend:
         reason = chosen.supports(problem)
         if reason is not None:
             raise ValueError(f"attention: backend {name!r} cannot serve this call: {reason}")
-        return chosen
+        return chosen, {}
+    skipped: dict[str, str] = {}
     for candidate in _order(problem.device_type):
         reason = _BACKENDS[candidate].supports(problem)
         if reason is None:
-            return _BACKENDS[candidate]
-        if not torch.compiler.is_compiling():
-            _warn_once(candidate, reason)
+            return _BACKENDS[candidate], skipped
+        skipped[candidate] = reason
     raise ValueError(f"attention: no backend serves this call on {problem.device_type}")
 
 
@@ -89,22 +112,28 @@ def available_backends(device_type: str = "cpu", problem: AttentionProblem | Non
 
     Args:
         device_type: "cpu", "cuda", ...; taken from the problem if there is one.
-        problem: by default a training step's attention without dropout: bfloat16, head_dim 64, 512 tokens.
+        problem: by default :func:`example_problem` without dropout.
     """
     if problem is None:
-        problem = AttentionProblem(
-            device_type=device_type,
-            dtype=torch.bfloat16,
-            varlen=True,
-            batch=8,
-            heads=12,
-            kv_heads=12,
-            head_dim=64,
-            seq_q=512,
-            seq_k=512,
-            requires_grad=True,
-        )
+        problem = example_problem(device_type)
     return {name: _BACKENDS[name].supports(problem) for name in _order(problem.device_type)}
+
+
+def example_problem(device_type: str, dropout: bool = False) -> AttentionProblem:
+    """A training step's attention: bfloat16, head_dim 64, packed sequences of up to 512 tokens."""
+    return AttentionProblem(
+        device_type=device_type,
+        dtype=torch.bfloat16,
+        varlen=True,
+        batch=8,
+        heads=12,
+        kv_heads=12,
+        head_dim=64,
+        seq_q=512,
+        seq_k=512,
+        dropout=dropout,
+        requires_grad=True,
+    )
 
 
 def _order(device_type: str) -> tuple[str, ...]:

@@ -2,7 +2,8 @@
 
 A block is a run of consecutive sequences and some of their heads. Packed sequences are padded run by run, so the
 padding, like every intermediate result, stays small enough for the cache, and a run is only as wide as its own longest
-sequence where lengths can be read.
+sequence where lengths can be read. Elsewhere every sequence may be as long as the caller's bound. Dropout's bytes are
+drawn block by block too.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from torch import Tensor
 
 from fastbert.ops import philox
 from fastbert.ops.backends.layout import PaddedLayout, host_readable, select
-from fastbert.ops.backends.visibility import visible_keys
+from fastbert.ops.backends.visibility import seen_keys, visible_keys
 from fastbert.ops.problem import AttentionOptions
 
 # Scores computed at a time, in elements.
@@ -31,11 +32,13 @@ class Side:
         rows: slice of dimension 0, sequences of a dense call or tokens of a packed one.
         seq: rows of a sequence in dense form.
         layout: how the tokens make sequences, or None in a dense call.
+        shared: whether rows of other runs lie among these.
     """
 
     rows: slice
     seq: int
     layout: PaddedLayout | None
+    shared: bool = False
 
     def read(self, x: Tensor, heads: slice) -> Tensor:
         """float32 (batch, heads, seq, n), contiguous."""
@@ -49,6 +52,8 @@ class Side:
         values = values.transpose(1, 2)
         if self.layout is not None:
             values = self.layout.pack(values, fill)
+            if self.shared:
+                values = torch.where(self.layout.owned[:, None, None], values, x[self.rows, ..., heads, :])
         x[self.rows, ..., heads, :] = values
 
 
@@ -81,7 +86,7 @@ class Block:
         heads: of the queries.
         kv_heads: of keys and values.
         q: float32 (batch, heads, seq_q, head_dim), multiplied by the scale.
-        k: float32 (batch, kv_heads, seq_k, head_dim), zeros in dead rows.
+        k: float32 (batch, kv_heads, seq_k, head_dim), zeros in rows that no query sees.
         v: as k.
         visible: bool, broadcastable to (batch, 1, seq_q, seq_k), or None where every query sees every key.
         sees: bool, broadcastable to (batch, 1, seq_q, 1): rows that see a key, or None where all do.
@@ -106,22 +111,19 @@ def blocks(q: Tensor, k: Tensor, v: Tensor, options: AttentionOptions) -> Iterat
     heads, kv_heads = q.shape[-2], k.shape[-2]
     group = heads // kv_heads
     budget = _BUDGET_ON_CPU if q.device.type == "cpu" else _BUDGET_ELSEWHERE
-    runs = [run for run in _runs(q, k, options, budget // heads) if run.scores_per_head]
-    random = _random_bytes(runs, heads, options)
-    for run in runs:
-        visible = _visible(run, options, q.device)
+    for run in _runs(q, k, options, budget // heads):
+        if not run.scores_per_head:
+            continue
+        visible, living = _visible(run, options, q.device), _living(run, options, q.device)
         sees = None if visible is None else visible.any(dim=-1, keepdim=True)
         step = max(1, budget // (run.scores_per_head * group))
         for first in range(0, kv_heads, step):
             h_k = slice(first, min(first + step, kv_heads))
             h = slice(h_k.start * group, h_k.stop * group)
             k_block, v_block = run.keys.read(k, h_k), run.keys.read(v, h_k)
-            if options.key_padding_mask is not None:
-                living = options.key_padding_mask[run.batch, None].expand(-1, k_block.shape[1], -1)
-                k_block, v_block = select(living, k_block), select(living, v_block)
-            kept = None
-            if random is not None:
-                kept = _kept(random[run.batch, h, : run.queries.seq, : run.keys.seq], options.dropout_threshold)
+            if living is not None:
+                k_block, v_block = select(living[:, None], k_block), select(living[:, None], v_block)
+            kept = _kept(run, h, heads, options)
             q_block = run.queries.read(q, h) * options.scale
             yield Block(run, h, h_k, q_block, k_block, v_block, visible, sees, kept)
 
@@ -137,10 +139,11 @@ def _runs(q: Tensor, k: Tensor, options: AttentionOptions, budget: int) -> Itera
         return
     n = options.cu_seqlens_q.shape[0] - 1
     if not (host_readable(options.cu_seqlens_q) and host_readable(options.cu_seqlens_k)):
-        everything = slice(0, n)
-        queries = _packed_side(options.cu_seqlens_q, everything, slice(0, q.shape[0]), options.max_seqlen_q)
-        keys = _packed_side(options.cu_seqlens_k, everything, slice(0, k.shape[0]), options.max_seqlen_k)
-        yield Run(everything, queries, keys)
+        step = max(1, budget // max(1, options.max_seqlen_q * options.max_seqlen_k))
+        everything_q, everything_k = slice(0, q.shape[0]), slice(0, k.shape[0])
+        for first in range(0, n, step):
+            batch = slice(first, min(first + step, n))
+            yield _packed_run(options, batch, everything_q, everything_k, shared=step < n)
         return
     bounds_q = [min(max(bound, 0), q.shape[0]) for bound in options.cu_seqlens_q.tolist()]
     bounds_k = [min(max(bound, 0), k.shape[0]) for bound in options.cu_seqlens_k.tolist()]
@@ -148,9 +151,7 @@ def _runs(q: Tensor, k: Tensor, options: AttentionOptions, budget: int) -> Itera
     while first < n:
         stop = _end_of_run(bounds_q, bounds_k, first, budget)
         batch = slice(first, stop)
-        queries = _packed_side(options.cu_seqlens_q, batch, _token_rows(bounds_q, batch), options.max_seqlen_q)
-        keys = _packed_side(options.cu_seqlens_k, batch, _token_rows(bounds_k, batch), options.max_seqlen_k)
-        yield Run(batch, queries, keys)
+        yield _packed_run(options, batch, _token_rows(bounds_q, batch), _token_rows(bounds_k, batch))
         first = stop
 
 
@@ -170,10 +171,17 @@ def _token_rows(bounds: list[int], batch: slice) -> slice:
     return slice(bounds[batch.start], max(bounds[batch.start], bounds[batch.stop]))
 
 
-def _packed_side(cu_seqlens: Tensor, batch: slice, rows: slice, max_seqlen: int) -> Side:
-    local = cu_seqlens[batch.start : batch.stop + 1] - rows.start
-    layout = PaddedLayout.of(local, rows.stop - rows.start, max_seqlen)
-    return Side(rows, layout.max_seqlen, layout)
+def _packed_run(options: AttentionOptions, batch: slice, rows_q: slice, rows_k: slice, shared: bool = False) -> Run:
+    sides = []
+    for cu_seqlens, rows, bound, name in (
+        (options.cu_seqlens_q, rows_q, options.max_seqlen_q, "max_seqlen_q"),
+        (options.cu_seqlens_k, rows_k, options.max_seqlen_k, "max_seqlen_k"),
+    ):
+        assert cu_seqlens is not None
+        local = cu_seqlens[batch.start : batch.stop + 1] - rows.start
+        layout = PaddedLayout.of(local, rows.stop - rows.start, bound, name)
+        sides.append(Side(rows, layout.max_seqlen, layout, shared))
+    return Run(batch, *sides)
 
 
 def _visible(run: Run, options: AttentionOptions, device: torch.device) -> Tensor | None:
@@ -189,16 +197,36 @@ def _visible(run: Run, options: AttentionOptions, device: torch.device) -> Tenso
     return visible_keys(queries.seq, keys.seq, diagonal, options.window_left, options.window_right, living, device)
 
 
-def _random_bytes(runs: list[Run], heads: int, options: AttentionOptions) -> Tensor | None:
-    """The bytes of all runs: uint8 (batch, heads, seq_q, seq_k), as wide as the widest run."""
-    if not options.dropout_threshold or options.rng is None or not runs:
+def _living(run: Run, options: AttentionOptions, device: torch.device) -> Tensor | None:
+    """bool (batch or 1, seq_k): keys that may hold anything but zeros, beside what padding them has zeroed already."""
+    queries, keys = run.queries, run.keys
+    left, right = options.window_left, options.window_right
+    if queries.layout is None or keys.layout is None:
+        seen = seen_keys(keys.seq, queries.seq, keys.seq - queries.seq, left, right, device)
+        if options.key_padding_mask is None:
+            return seen
+        living = options.key_padding_mask[run.batch]
+        return living if seen is None else living & seen
+    if options.cu_seqlens_q is options.cu_seqlens_k:
+        return None  # the window of a sequence's queries over itself leaves no key of it out
+    lengths_q, diagonal = queries.layout.lengths, keys.layout.lengths - queries.layout.lengths
+    return seen_keys(keys.seq, lengths_q, diagonal, left, right, device)
+
+
+def _kept(run: Run, heads: slice, total_heads: int, options: AttentionOptions) -> Tensor | None:
+    if not options.dropout_threshold or options.rng is None:
         return None
-    seq_q = max(run.queries.seq for run in runs)
-    seq_k = max(run.keys.seq for run in runs)
-    return philox.attention_bytes(options.rng, runs[-1].batch.stop, heads, seq_q, seq_k)
-
-
-def _kept(random: Tensor, threshold: int) -> Tensor:
+    random = philox.attention_bytes(
+        options.rng,
+        run.batch.stop - run.batch.start,
+        heads.stop - heads.start,
+        run.queries.seq,
+        run.keys.seq,
+        first_sequence=run.batch.start,
+        first_head=heads.start,
+        total_heads=total_heads,
+    )
     # 1 where byte >= threshold, else 0. In arithmetic, because torch's comparison and masked_fill of bytes are several
     # times slower on the CPU than its vectorised clamp and multiplication.
-    return (random.clamp(threshold - 1, threshold) - (threshold - 1)).to(torch.float32)
+    least = options.dropout_threshold - 1
+    return (random.clamp(least, least + 1) - least).to(torch.float32)

@@ -27,7 +27,7 @@ Compose: TypeAlias = Callable[[Tensor, Tensor, Tensor, AttentionOptions], Tensor
 
 @dataclass(frozen=True)
 class KernelBackend:
-    """Forward and backward on tensors whose last dimension is contiguous.
+    """Forward and backward on tensors whose last dimension has stride 1 (gradients, dlse included).
 
     Attributes:
         name: what users call it.

@@ -1,6 +1,7 @@
 """Between packed rows and the dense (n, max_seqlen) form that backends written in torch operators compute in.
 
-Lengths are clamped to the buffers, so a wrong ``cu_seqlens`` cannot reach memory that is not its own. Dead rows of the
+Lengths are clamped to the buffers, so a wrong ``cu_seqlens`` cannot reach memory that is not its own. A ``max_seqlen``
+below the longest sequence is an error where lengths can be read, and cuts sequences off elsewhere. Dead rows of the
 dense form are zeros by selection: whatever lies in a packed buffer past the last sequence reaches nothing. Values are
 read by the host only where that is free (:func:`host_readable`), and only to do less work.
 """
@@ -34,13 +35,30 @@ class PaddedLayout:
     target: Tensor
 
     @classmethod
-    def of(cls, cu_seqlens: Tensor, total: int, max_seqlen: int) -> PaddedLayout:
-        """The layout of packed rows 0 to total - 1; sequences longer than max_seqlen lose their tails."""
+    def of(cls, cu_seqlens: Tensor, total: int, max_seqlen: int, name: str) -> PaddedLayout:
+        """The layout of packed rows 0 to total - 1.
+
+        Args:
+            cu_seqlens: int32 (n + 1,).
+            total: packed rows.
+            max_seqlen: upper bound of the lengths.
+            name: of the argument max_seqlen comes from.
+
+        Raises:
+            ValueError: a sequence is longer than max_seqlen, where the host can see that.
+        """
         n = cu_seqlens.shape[0] - 1
         bounds = cu_seqlens.clamp(0, total).long()
-        lengths = (bounds[1:] - bounds[:-1]).clamp(0, max_seqlen)
-        if host_readable(cu_seqlens):
+        lengths = (bounds[1:] - bounds[:-1]).clamp(min=0)
+        if not host_readable(cu_seqlens):
+            lengths = lengths.clamp(max=max_seqlen)
+        else:
             longest = max(lengths.tolist(), default=0)
+            if longest > max_seqlen:
+                raise ValueError(
+                    f"attention: {name} is {max_seqlen}, but the longest sequence has {longest} tokens; "
+                    "it must be an upper bound of the lengths"
+                )
             max_seqlen = longest
             if longest * n == total and int(lengths.sum()) == total:
                 nothing = lengths.new_empty(0)
@@ -51,6 +69,11 @@ class PaddedLayout:
         dense_rows = torch.arange(n * max_seqlen, device=cu_seqlens.device)
         target = _scatter_rows(dense_rows, source, total, fill=n * max_seqlen)
         return cls(n, max_seqlen, lengths, alive, source, target)
+
+    @property
+    def owned(self) -> Tensor:
+        """bool (total,): packed rows that belong to a sequence; where ``alive`` is None all do, and there is none."""
+        return self.target < self.n * self.max_seqlen
 
     def pad(self, x: Tensor) -> Tensor:
         """(total, ...) -> (n, max_seqlen, ...), zeros where nothing is alive."""

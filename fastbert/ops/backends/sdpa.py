@@ -1,7 +1,9 @@
 """Torch's own scaled_dot_product_attention, where its semantics are ours.
 
-Torch differentiates and compiles it. What torch does differently is put right around it: keys that nobody may see are
-zeroed by selection, and a row that sees no key is shown all of them and then deselected, so that no NaN is made.
+Torch differentiates and compiles it. What torch does differently is put right around it: keys that no query sees are
+zeroed by selection, and a row that sees no key is shown all of them and then deselected, so that no NaN is made. A key
+that some queries see and others do not is torch's to hide, and torch adds -inf to its scores: if it holds NaN or
+infinity, these may reach every query of its sequence.
 """
 
 from __future__ import annotations
@@ -14,7 +16,7 @@ from torch.nn import functional
 
 from fastbert.ops.backends.interface import CompositeBackend, no_second_derivatives
 from fastbert.ops.backends.layout import PaddedLayout, host_readable, select
-from fastbert.ops.backends.visibility import visible_keys
+from fastbert.ops.backends.visibility import seen_keys, visible_keys
 from fastbert.ops.problem import AttentionOptions, AttentionProblem
 
 
@@ -24,6 +26,8 @@ def supports(problem: AttentionProblem) -> str | None:
         return "torch's SDPA draws other dropout masks than the one definition all backends share"
     if problem.return_lse:
         return "torch's SDPA does not return the log-sum-exp"
+    if problem.deterministic and problem.device_type == "cpu":
+        return "torch's SDPA rounds differently on the CPU with another number of threads"
     if problem.deterministic and problem.device_type == "cuda" and not torch.are_deterministic_algorithms_enabled():
         return "torch's SDPA is deterministic on CUDA only under torch.use_deterministic_algorithms(True)"
     return None
@@ -48,7 +52,13 @@ def _compose_dense(q: Tensor, k: Tensor, v: Tensor, options: AttentionOptions) -
     left, right = options.window_left, options.window_right
     if living is None and left is None and (right is None or right == seq_q - seq_k):
         # Torch's own causal mask: its diagonal starts at the top left.
+        if right is not None and right < 0:
+            # More keys than queries: the last ones are seen by none.
+            k, v = k[:, :seq_q], v[:, :seq_q]
         return _sdpa(q, k, v, options.scale, is_causal=right is not None)
+    seen = seen_keys(seq_k, seq_q, seq_k - seq_q, left, right, q.device)
+    if seen is not None:
+        k, v = select(seen, k), select(seen, v)
     visible = visible_keys(seq_q, seq_k, seq_k - seq_q, left, right, living, q.device)
     assert visible is not None
     return _masked_sdpa(q, k, v, options.scale, visible)
@@ -58,16 +68,23 @@ def _compose_varlen(
     q: Tensor, k: Tensor, v: Tensor, options: AttentionOptions, cu_seqlens_q: Tensor, cu_seqlens_k: Tensor
 ) -> Tensor:
     to_itself = cu_seqlens_q is cu_seqlens_k and q.shape[0] == k.shape[0]
-    rows_q = PaddedLayout.of(cu_seqlens_q, q.shape[0], options.max_seqlen_q)
-    rows_k = rows_q if to_itself else PaddedLayout.of(cu_seqlens_k, k.shape[0], options.max_seqlen_k)
+    rows_q = PaddedLayout.of(cu_seqlens_q, q.shape[0], options.max_seqlen_q, "max_seqlen_q")
+    rows_k = rows_q
+    if not to_itself or options.max_seqlen_k != options.max_seqlen_q:
+        rows_k = PaddedLayout.of(cu_seqlens_k, k.shape[0], options.max_seqlen_k, "max_seqlen_k")
     left, right = options.window_left, options.window_right
     if rows_q.max_seqlen == 0 or rows_k.max_seqlen == 0:
         return _nothing_to_see(q, k, v)
-    padded = rows_q.pad(q), rows_k.pad(k), rows_k.pad(v)
+    diagonal = rows_k.lengths - rows_q.lengths
+    padded_k, padded_v = rows_k.pad(k), rows_k.pad(v)
+    if not to_itself:
+        seen = seen_keys(rows_k.max_seqlen, rows_q.lengths, diagonal, left, right, q.device)
+        assert seen is not None
+        padded_k, padded_v = select(seen, padded_k), select(seen, padded_v)
+    padded = rows_q.pad(q), padded_k, padded_v
     if left is None and ((right == 0 and to_itself) or (right is None and rows_k.alive is None)):
         # Padding is on the right, so the causal mask alone hides dead keys from living queries.
         return rows_q.pack(_sdpa(*padded, options.scale, is_causal=right is not None))
-    diagonal = rows_k.lengths - rows_q.lengths
     visible = visible_keys(rows_q.max_seqlen, rows_k.max_seqlen, diagonal, left, right, rows_k.alive, q.device)
     assert visible is not None
     return rows_q.pack(_masked_sdpa(*padded, options.scale, visible))
@@ -86,9 +103,11 @@ def _masked_sdpa(q: Tensor, k: Tensor, v: Tensor, scale: float, visible: Tensor)
 def _sdpa(
     q: Tensor, k: Tensor, v: Tensor, scale: float, attn_mask: Tensor | None = None, is_causal: bool = False
 ) -> Tensor:
-    if scale <= 0:
-        # Torch's CPU kernel multiplies its causal -inf by the scale, which would make NaN or +inf.
-        q, scale = q * scale, 1.0
+    # Torch's CPU kernel multiplies its causal -inf by the scale, which one below or at 0 would turn into +inf or NaN.
+    if scale < 0:
+        q, scale = -q, -scale
+    elif scale == 0:
+        q, scale = torch.where(torch.zeros((), dtype=torch.bool, device=q.device), q, 0), 1.0
     out = functional.scaled_dot_product_attention(
         q.transpose(1, 2),
         k.transpose(1, 2),
@@ -105,7 +124,8 @@ def _sdpa(
 
 def _nothing_to_see(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     """Zeros that depend on q, k and v, so that their gradients are zeros too."""
-    return torch.where(torch.zeros((), dtype=torch.bool, device=q.device), q + k.sum() + v.sum(), 0)
+    nothing = torch.zeros((), dtype=torch.bool, device=q.device)
+    return torch.where(nothing, q + k.sum() + v.sum(), 0).contiguous()
 
 
 class _OnceDifferentiable(torch.autograd.Function):
