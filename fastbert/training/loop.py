@@ -11,8 +11,7 @@ import contextlib
 import dataclasses
 import hashlib
 import math
-import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -36,6 +35,7 @@ from fastbert.training.checkpoint import (
 )
 from fastbert.training.config import RunResult, TrainingConfig
 from fastbert.training.interrupt import Interrupted, interruptible
+from fastbert.training.meter import Meter, Window
 from fastbert.training.model_setup import check_backend
 from fastbert.training.optimizer import build_optimizer, set_learning_rate
 from fastbert.training.precision import resolve_precision
@@ -130,7 +130,7 @@ class Trainer:
         total = self.stream.total_steps
         warmup = warmup_steps(self.config.warmup, total)
         self.output.mkdir(parents=True, exist_ok=True)
-        meter = _Meter(self.task.term_weights, self.accelerator.device, every=max(1, total // 200))
+        meter = Meter(self.task.term_weights, self.accelerator.device, every=max(1, total // 200))
         save_every = self.config.save_every or min(self.task.eval_every, max(1, total // 10), 1000)
         with (
             Recorder(
@@ -174,7 +174,7 @@ class Trainer:
 
     # One step ---------------------------------------------------------------------------------------------------------
 
-    def _agree(self, shares: list[Share], *, interrupted: bool) -> _Window:
+    def _agree(self, shares: list[Share], *, interrupted: bool) -> Window:
         """What all processes must know before the step, in one reduction. The batches are still on the host."""
         local = {"tokens": 0.0, "interrupted": float(interrupted)}
         for share in shares:
@@ -183,7 +183,7 @@ class Trainer:
                 local[f"targets.{name}"] = local.get(f"targets.{name}", 0.0) + share.weight * float(count)
         total = self._sum_over_processes(local)
         targets = {name.removeprefix("targets."): n for name, n in total.items() if name.startswith("targets.")}
-        return _Window(int(total["tokens"]), targets, total["interrupted"] > 0)
+        return Window(int(total["tokens"]), targets, total["interrupted"] > 0)
 
     def _step(self, shares: list[Share], targets: Mapping[str, float]) -> tuple[dict[str, Tensor], Tensor]:
         """Update the weights from one window. Returns this process's sum of each loss term, and the gradient norm."""
@@ -350,61 +350,3 @@ class Trainer:
     @property
     def _checkpoints(self) -> Path:
         return self.output / "checkpoints"
-
-
-@dataclass(frozen=True)
-class _Window:
-    """A window as all processes see it: its tokens, the targets of each loss term, and whether to stop after it."""
-
-    tokens: int
-    targets: dict[str, float]
-    interrupted: bool
-
-
-class _Meter:
-    """Means of the loss terms between two records, and the tokens and seconds of training.
-
-    The clock runs while examples are drawn and steps are made; evaluating and saving stop it.
-    """
-
-    def __init__(self, weights: Mapping[str, float], device: torch.device, *, every: int) -> None:
-        self._weights, self._device, self._every = weights, device, every
-        self.tokens, self.seconds = 0, 0.0
-        self._started = 0.0
-        self._sums: dict[str, Tensor] = {}
-        self._targets: dict[str, float] = {}
-        self._norm: Tensor | None = None
-
-    def start(self) -> None:
-        self._started = time.perf_counter()
-
-    @contextlib.contextmanager
-    def paused(self) -> Iterator[None]:
-        if self._device.type == "cuda":
-            torch.cuda.synchronize(self._device)
-        self.seconds += time.perf_counter() - self._started
-        yield
-        self.start()
-
-    def add(self, sums: dict[str, Tensor], window: _Window, norm: Tensor) -> None:
-        for name, value in sums.items():
-            self._sums[name] = self._sums.get(name, 0) + value
-            self._targets[name] = self._targets.get(name, 0.0) + window.targets[name]
-        self._norm = norm
-        self.tokens += window.tokens
-
-    def due(self, step: int) -> bool:
-        return step % self._every == 0
-
-    def flush(self, sum_over_processes: Callable[[dict[str, float]], dict[str, float]]) -> dict[str, float]:
-        """The mean of each term since the last flush, their weighted sum, and the last gradient norm."""
-        sums = sum_over_processes({name: float(value) for name, value in self._sums.items()})
-        means = {name: value / max(self._targets[name], 1.0) for name, value in sums.items()}
-        loss = sum(self._weights.get(name, 1.0) * value for name, value in means.items())
-        norm = float(self._norm) if self._norm is not None else 0.0
-        self._sums, self._targets, self._norm = {}, {}, None
-        return {"loss": loss, **means, "gradient_norm": norm}
-
-    @property
-    def tokens_per_second(self) -> float:
-        return self.tokens / self.seconds if self.seconds > 0 else 0.0
