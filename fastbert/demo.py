@@ -17,9 +17,9 @@ from rich.table import Table
 
 from fastbert.data import samples, write_documents
 from fastbert.environment import describe
+from fastbert.files import replaced
 from fastbert.inference import FillMaskConfig, GenerateConfig, fill_mask, generate
 from fastbert.training import FinetuneConfig, PretrainConfig, RunResult, finetune, pretrain
-from fastbert.training.files import replaced
 from fastbert.training.plot import plot_losses
 
 _MASKED = "Return a new [MASK] containing all items from the iterable."

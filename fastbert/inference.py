@@ -12,11 +12,11 @@ import torch
 from accelerate import Accelerator
 
 from fastbert.data import TextClassificationExamples, Tokenizer, collate, read_records, token_budget_batches
+from fastbert.files import replaced
 from fastbert.models import GPTForPreTraining, PretrainedModel, load_pretrained
 from fastbert.packing import PackedBatch
 from fastbert.training.config import require
 from fastbert.training.evaluation import evaluate_classification
-from fastbert.training.files import replaced
 
 
 @dataclass

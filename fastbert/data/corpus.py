@@ -5,12 +5,12 @@ from __future__ import annotations
 import glob
 import os
 import re
-import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
 from fastbert.data.errors import DataError
 from fastbert.data.textfiles import parse_json_object, read_lines, require_file, require_text
+from fastbert.files import replaced
 
 Document = list[str]
 """The sentences of one document, in order, none of them empty."""
@@ -99,15 +99,10 @@ def split_sentences(text: str) -> list[str]:
 
 def write_documents(path: str | os.PathLike[str], documents: Iterable[Sequence[str]]) -> None:
     """Write documents as a ``.txt`` corpus: a sentence a line, a blank line between documents. Renamed into place."""
-    target = Path(path)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=".corpus-", dir=target.parent) as aside:
-        written = Path(aside) / target.name
-        with written.open("w", encoding="utf-8", newline="\n") as stream:
-            for number, document in enumerate(documents):
-                stream.write("\n" * (number > 0))
-                stream.writelines(" ".join(sentence.split()) + "\n" for sentence in document if sentence.strip())
-        os.replace(written, target)
+    with replaced(Path(path)) as aside, aside.open("w", encoding="utf-8", newline="\n") as stream:
+        for number, document in enumerate(documents):
+            stream.write("\n" * (number > 0))
+            stream.writelines(" ".join(sentence.split()) + "\n" for sentence in document if sentence.strip())
 
 
 def _sentences(line: str, sentence_split: str) -> list[str]:

@@ -96,6 +96,7 @@ class SentencePairExamples:
         self._tokenizer = tokenizer
         self._seed = seed
         self._next_sentence = next_sentence
+        self._drawn: SentencePairEpoch | None = None
         self._short_probability = short_probability
         self._room = max_length - added
         self._masking = Masking.from_tokenizer(tokenizer, mask_probability, whole_word)
@@ -104,7 +105,12 @@ class SentencePairExamples:
             raise DataError("next-sentence prediction needs at least 2 documents, there is 1; use next_sentence=False")
 
     def epoch(self, epoch: int) -> SentencePairEpoch:
-        """The examples of one epoch. Takes a few seconds per million sentences."""
+        """The examples of one epoch. Takes a few seconds per million sentences, so the last one drawn is kept."""
+        if self._drawn is None or self._drawn.number != epoch:
+            self._drawn = self._draw(epoch)
+        return self._drawn
+
+    def _draw(self, epoch: int) -> SentencePairEpoch:
         segments = draw_segments(
             self._bounds,
             self._room,

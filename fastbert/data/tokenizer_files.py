@@ -10,18 +10,17 @@ from __future__ import annotations
 import json
 import os
 import re
-import shutil
-import tempfile
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import huggingface_hub
 import tokenizers
-from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError
 from tokenizers import decoders, models, normalizers, pre_tokenizers, processors
 
 from fastbert.data.errors import DataError
+from fastbert.files import files_replaced
+from fastbert.hub import hub_failure
 
 WORDPIECE, BYTE_BPE, GPT1_BPE = "wordpiece", "byte-bpe", "gpt1-bpe"
 START, DELIMITER, EXTRACT = "<start>", "<delimiter>", "<extract>"
@@ -77,7 +76,7 @@ def find_directory(name: str | os.PathLike[str]) -> Path:
     try:
         return Path(huggingface_hub.snapshot_download(str(name), allow_patterns=HUB_PATTERNS))
     except Exception as error:  # The hub's client raises its own, its HTTP library's and the system's errors.
-        raise DataError(f"{name} is not a directory, and {_hub_failure(error)}") from error
+        raise DataError(f"{name} is not a directory, and {hub_failure(error)}") from error
 
 
 def read_directory(directory: Path) -> TokenizerFiles:
@@ -103,8 +102,6 @@ def read_directory(directory: Path) -> TokenizerFiles:
 
 def write_directory(directory: str | os.PathLike[str], files: TokenizerFiles) -> None:
     """Write the files aside and rename each into place, so that none is ever half written."""
-    target = Path(directory)
-    target.mkdir(parents=True, exist_ok=True)
     roles = {f"{role}_token": text for role, text in asdict(files.special_tokens).items() if text is not None}
     bert_like = files.special_tokens.cls is not None
     config = {
@@ -115,30 +112,12 @@ def write_directory(directory: str | os.PathLike[str], files: TokenizerFiles) ->
         **({} if files.model_max_length is None else {"model_max_length": files.model_max_length}),
         **roles,
     }
-    aside = Path(tempfile.mkdtemp(prefix=".tokenizer-", dir=target))
-    try:
+    with files_replaced(Path(directory)) as aside:
         files.backend.save(str(aside / TOKENIZER_FILE))
         files.backend.model.save(str(aside))
         for name, content in ((CONFIG_FILE, config), (SPECIAL_FILE, roles)):
             text = json.dumps(content, ensure_ascii=False, indent=2) + "\n"
             (aside / name).write_text(text, encoding="utf-8")
-        for written in sorted(aside.iterdir()):
-            os.replace(written, target / written.name)
-    finally:
-        shutil.rmtree(aside)
-
-
-def _hub_failure(error: BaseException) -> str:
-    """One clause, with what the innermost error says, which the hub's client wraps in advice."""
-    if isinstance(error, RepositoryNotFoundError):
-        return "the hub has no such repository that can be read"
-    answered = isinstance(error, HfHubHTTPError) and not isinstance(error, LocalEntryNotFoundError)
-    while error.__cause__ is not None:
-        error = error.__cause__
-    lines = str(error).strip().splitlines()
-    return (
-        f"the hub {'refused it' if answered else 'cannot be reached'} ({lines[0] if lines else type(error).__name__})"
-    )
 
 
 def bert_template(cls: tuple[str, int], sep: tuple[str, int]) -> processors.TemplateProcessing:

@@ -10,8 +10,6 @@ import json
 import logging
 import os
 import pickle
-import shutil
-import tempfile
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,15 +18,11 @@ from typing import TYPE_CHECKING, Any
 import huggingface_hub
 import safetensors.torch
 import torch
-from huggingface_hub.errors import (
-    EntryNotFoundError,
-    HfHubHTTPError,
-    HFValidationError,
-    LocalEntryNotFoundError,
-    RepositoryNotFoundError,
-)
+from huggingface_hub.errors import EntryNotFoundError, HFValidationError, LocalEntryNotFoundError
 from torch import Tensor, nn
 
+from fastbert.files import files_replaced
+from fastbert.hub import hub_failure
 from fastbert.models import naming
 from fastbert.models.config import TransformerConfig
 
@@ -153,18 +147,9 @@ def save(model: PretrainedModel, directory: str | os.PathLike[str]) -> None:
     }
     text = json.dumps(values, indent=2, sort_keys=True) + "\n"
 
-    target = Path(directory)
-    target.mkdir(parents=True, exist_ok=True)
-    aside = Path(tempfile.mkdtemp(prefix=".saving-", dir=target))  # inside: renaming never crosses a file system
-    try:
+    with files_replaced(Path(directory)) as aside:
         (aside / CONFIG).write_text(text, encoding="utf-8")
         write_tensors(tensors, aside / WEIGHTS)
-        for name in (CONFIG, WEIGHTS):
-            _flush(aside / name)
-        for name in (WEIGHTS, CONFIG):
-            os.replace(aside / name, target / name)
-    finally:
-        shutil.rmtree(aside, ignore_errors=True)
 
 
 def write_tensors(tensors: dict[str, Tensor], path: Path) -> None:
@@ -188,20 +173,7 @@ def _fetch(directory: Path, repository: str, name: str, revision: str | None) ->
     except Exception as error:  # The hub's client raises its own, its HTTP library's and the system's errors.
         if isinstance(error, EntryNotFoundError) and not isinstance(error, LocalEntryNotFoundError):
             return None
-        raise FileNotFoundError(f"{repository} is not a directory, and {_hub_failure(error)}") from error
-
-
-def _hub_failure(error: BaseException) -> str:
-    """One clause, with what the innermost error says, which the hub's client wraps in advice."""
-    if isinstance(error, RepositoryNotFoundError):
-        return "the hub has no such repository that can be read"
-    answered = isinstance(error, HfHubHTTPError) and not isinstance(error, LocalEntryNotFoundError)
-    while error.__cause__ is not None:
-        error = error.__cause__
-    lines = str(error).strip().splitlines()
-    return (
-        f"the hub {'refused it' if answered else 'cannot be reached'} ({lines[0] if lines else type(error).__name__})"
-    )
+        raise FileNotFoundError(f"{repository} is not a directory, and {hub_failure(error)}") from error
 
 
 def _read(paths: Iterable[Path]) -> dict[str, Tensor]:
@@ -221,8 +193,3 @@ def _read(paths: Iterable[Path]) -> dict[str, Tensor]:
 
 def _their_names(names: Iterable[str], places: dict[str, naming.Layout]) -> str:
     return ", ".join(theirs for name in names for theirs in places[name].names)
-
-
-def _flush(path: Path) -> None:
-    with path.open("rb") as file:
-        os.fsync(file.fileno())

@@ -6,7 +6,8 @@ import torch
 from torch import Tensor, nn
 
 from fastbert.models.config import TransformerConfig
-from fastbert.models.layers import DropoutSite, LayerNorm, autocast_dtype, drop
+from fastbert.models.layers import DropoutSite, LayerNorm, drop
+from fastbert.ops.autocast import autocast_dtype
 
 
 class Embeddings(nn.Module):

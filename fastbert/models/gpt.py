@@ -13,15 +13,13 @@ from fastbert.models import generation, tasks
 from fastbert.models.base import Encoded, PretrainedModel
 from fastbert.models.cache import KeyValueCache
 from fastbert.models.config import GPT_FAMILIES, TransformerConfig
-from fastbert.models.heads import Classifier, Summary, VocabularyHead, zero_empty
+from fastbert.models.heads import VocabularyHead, zero_empty
 from fastbert.models.inputs import ModelInputs, pack_inputs
 from fastbert.models.losses import (
     LossTerm,
     check_count,
     count_targets,
     cross_entropy_term,
-    label_count,
-    label_term,
     next_token_targets,
     target_rows,
 )
@@ -181,48 +179,16 @@ class GPTForMultipleChoice(tasks.MultipleChoice):
     families = GPT_FAMILIES
 
 
-class GPTForSimilarity(tasks.TaskModel):
+class GPTForSimilarity(tasks.SequenceClassifier):
     """How alike two texts are: both orders are read and their Extract vectors added (Radford et al. 2018, section 3.3).
 
     Sequences come in pairs, [Start] a [Delim] b [Extract] and [Start] b [Delim] a [Extract]: a PackedBatch with
-    ``num_choices=2`` or padded inputs (batch, 2, seq).
+    ``num_choices=2`` or padded inputs (batch, 2, seq). Logits and labels are those of a classifier of pairs.
     """
 
     families = GPT_FAMILIES
     purpose = "similarity"
-
-    def __init__(self, config: TransformerConfig) -> None:
-        super().__init__(config)
-        self.summary = Summary(config)
-        self.classifier = Classifier(config, config.num_labels, bias=config.classifier_bias)
-        self.initialise()
-
-    def forward(
-        self,
-        input_ids: Tensor | PackedBatch | None = None,
-        attention_mask: Tensor | None = None,
-        token_type_ids: Tensor | None = None,
-        position_ids: Tensor | None = None,
-        inputs_embeds: Tensor | None = None,
-        labels: Tensor | None = None,
-        output_hidden_states: bool | None = None,
-        output_attentions: bool | None = None,
-        return_dict: bool = True,
-    ) -> Any:
-        """loss (with labels), logits (batch, num_labels), hidden_states. ``labels``: see ``losses.label_term``."""
-        inputs = pack_inputs(
-            input_ids,
-            attention_mask,
-            token_type_ids,
-            position_ids,
-            inputs_embeds,
-            labels=labels,
-            grouped=True,
-            output_attentions=output_attentions,
-        )
-        encoded = self.encode(inputs, output_hidden_states=output_hidden_states)
-        logits = self.score(encoded, inputs.batch)
-        return inputs.answer(return_dict, encoded.states, loss=self._loss(logits, inputs.batch), logits=logits)
+    grouped = True
 
     def score(self, encoded: Encoded, batch: PackedBatch) -> Tensor:
         if batch.num_choices != 2:
@@ -234,13 +200,6 @@ class GPTForSimilarity(tasks.TaskModel):
             self.summary(encoded.hidden, batch.cu_seqlens).unflatten(0, (batch.num_sequences // 2, 2)).sum(1)
         )  # (pairs, hidden)
         return zero_empty(self.classifier(both, encoded.rng), batch.cu_seqlens[::2])  # (pairs, num_labels)
-
-    def task_term(self, logits: Tensor, batch: PackedBatch) -> LossTerm | None:
-        return None if batch.labels is None else label_term(logits, batch.labels, self.config.problem_type)
-
-    def task_count(self, batch: PackedBatch) -> Tensor | None:
-        config = self.config
-        return None if batch.labels is None else label_count(batch.labels, config.num_labels, config.problem_type)
 
 
 def _lm_targets(batch: PackedBatch, auxiliary_lm: bool) -> Tensor:

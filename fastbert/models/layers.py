@@ -6,12 +6,10 @@ import enum
 import functools
 from collections.abc import Callable
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fastbert.ops import dropout
-from fastbert.ops.functional import autocast_inputs
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "gelu": F.gelu,
@@ -33,12 +31,6 @@ class DropoutSite(enum.IntEnum):
 def drop(x: Tensor, p: float, rng: Tensor | None, site: DropoutSite) -> Tensor:
     """Dropout of (rows, columns); ``rng`` None (evaluation) leaves ``x`` alone."""
     return x if rng is None else dropout(x, p, rng=rng, site=int(site))
-
-
-def autocast_dtype(x: Tensor) -> torch.dtype:
-    """The dtype activations have: the one attention will want, autocast's while it is on, else ``x``'s own."""
-    none = x[:0]  # the rule is that of the operators; to ask for it no value need be cast
-    return autocast_inputs(none, none, none)[0].dtype
 
 
 class LayerNorm(nn.LayerNorm):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 import torch
 from torch import Tensor
@@ -63,16 +63,10 @@ class TaskModel(PretrainedModel):
         return value
 
 
-class SequenceClassifier(TaskModel):
-    """One label, several, or a number for each sequence, read off its summary."""
+class SequenceTask(TaskModel):
+    """A task on the summaries of whole sequences, one by one or in groups of ``num_choices``."""
 
-    purpose = "classification"
-
-    def __init__(self, config: TransformerConfig) -> None:
-        super().__init__(config)
-        self.summary = Summary(config)
-        self.classifier = Classifier(config, config.num_labels, bias=config.classifier_bias or not config.causal)
-        self.initialise()
+    grouped: ClassVar[bool] = False
 
     def forward(
         self,
@@ -86,7 +80,10 @@ class SequenceClassifier(TaskModel):
         output_attentions: bool | None = None,
         return_dict: bool = True,
     ) -> Any:
-        """loss (with labels), logits (n, num_labels), hidden_states. ``labels``: see ``losses.label_term``."""
+        """loss (with labels), logits and hidden_states, of the shapes that the class names.
+
+        Padded inputs are (batch, seq), or (batch, group, seq) where sequences come in groups.
+        """
         inputs = pack_inputs(
             input_ids,
             attention_mask,
@@ -94,11 +91,27 @@ class SequenceClassifier(TaskModel):
             position_ids,
             inputs_embeds,
             labels=labels,
+            grouped=self.grouped,
             output_attentions=output_attentions,
         )
         encoded = self.encode(inputs, output_hidden_states=output_hidden_states)
         logits = self.score(encoded, inputs.batch)
         return inputs.answer(return_dict, encoded.states, loss=self._loss(logits, inputs.batch), logits=logits)
+
+
+class SequenceClassifier(SequenceTask):
+    """One label, several, or a number for each sequence, read off its summary.
+
+    Logits are (n, num_labels); for ``labels`` see :func:`fastbert.models.losses.label_term`.
+    """
+
+    purpose = "classification"
+
+    def __init__(self, config: TransformerConfig) -> None:
+        super().__init__(config)
+        self.summary = Summary(config)
+        self.classifier = Classifier(config, config.num_labels, bias=config.classifier_bias or not config.causal)
+        self.initialise()
 
     def score(self, encoded: Encoded, batch: PackedBatch) -> Tensor:
         summary = self.summary(encoded.hidden, batch.cu_seqlens)  # (n, hidden)
@@ -239,46 +252,20 @@ class QuestionAnswerer(TaskModel):
         return count_targets(span_targets(batch.start_positions, batch.end_positions, batch.cu_seqlens)[0])
 
 
-class MultipleChoice(TaskModel):
-    """Which of ``num_choices`` consecutive sequences is right: a score for each, and a softmax over them."""
+class MultipleChoice(SequenceTask):
+    """Which of ``num_choices`` consecutive sequences is right: a score for each, and a softmax over them.
+
+    Padded inputs are (batch, choices, seq), logits (batch, choices), ``labels`` (batch,) the right choice.
+    """
 
     purpose = "multiple-choice"
+    grouped = True
 
     def __init__(self, config: TransformerConfig) -> None:
         super().__init__(config)
         self.summary = Summary(config)
         self.classifier = Classifier(config, 1, bias=config.classifier_bias or not config.causal)
         self.initialise()
-
-    def forward(
-        self,
-        input_ids: Tensor | PackedBatch | None = None,
-        attention_mask: Tensor | None = None,
-        token_type_ids: Tensor | None = None,
-        position_ids: Tensor | None = None,
-        inputs_embeds: Tensor | None = None,
-        labels: Tensor | None = None,
-        output_hidden_states: bool | None = None,
-        output_attentions: bool | None = None,
-        return_dict: bool = True,
-    ) -> Any:
-        """loss (with labels), logits (batch, choices), hidden_states.
-
-        Padded inputs are (batch, choices, seq), ``labels`` (batch,) the right choice.
-        """
-        inputs = pack_inputs(
-            input_ids,
-            attention_mask,
-            token_type_ids,
-            position_ids,
-            inputs_embeds,
-            labels=labels,
-            grouped=True,
-            output_attentions=output_attentions,
-        )
-        encoded = self.encode(inputs, output_hidden_states=output_hidden_states)
-        logits = self.score(encoded, inputs.batch)
-        return inputs.answer(return_dict, encoded.states, loss=self._loss(logits, inputs.batch), logits=logits)
 
     def score(self, encoded: Encoded, batch: PackedBatch) -> Tensor:
         check_groups(batch)

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from fastbert.ops import philox
+from fastbert.ops.autocast import autocast_dtype, autocast_is_on
 from fastbert.ops.backends import choose
 from fastbert.ops.backends.interface import CompositeBackend
 from fastbert.ops.problem import AttentionOptions, AttentionProblem
@@ -310,17 +311,13 @@ def window_bounds(causal: bool, window: Window | None) -> Window:
 
 def autocast_inputs(q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Under autocast, floating-point inputs in the autocast type, as torch casts them for its own operator."""
-    device_type = q.device.type if isinstance(q, Tensor) else "cpu"
-    if device_type == "meta" or not torch.is_autocast_enabled(device_type):
+    if not isinstance(q, Tensor) or not autocast_is_on(q.device.type):
         return q, k, v
-    dtype = torch.get_autocast_dtype(device_type)
-    return _autocast(q, dtype), _autocast(k, dtype), _autocast(v, dtype)
+    return _autocast(q), _autocast(k), _autocast(v)
 
 
-def _autocast(x: Tensor, dtype: torch.dtype) -> Tensor:
-    if not isinstance(x, Tensor) or not x.is_floating_point() or x.dtype == torch.float64:
-        return x
-    return x.to(dtype)
+def _autocast(x: Tensor) -> Tensor:
+    return x.to(autocast_dtype(x)) if isinstance(x, Tensor) else x  # what is no tensor, validation will refuse
 
 
 def _zeros_like_q(q: Tensor, k: Tensor, v: Tensor) -> Tensor:

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fastbert.ops.autocast import autocast_is_on
 from fastbert.ops.backends import kernel
 from fastbert.ops.backends.interface import no_second_derivatives
 from fastbert.ops.problem import AttentionOptions, lse_shape
@@ -103,9 +104,8 @@ def _last_contiguous(x: Tensor) -> Tensor:
 
 def _autocast_off(x: Tensor) -> contextlib.AbstractContextManager[Any]:
     # Inputs already have the type that autocast asked for; what a backend computes in float32 must stay there.
-    if x.device.type == "meta" or not torch.is_autocast_enabled(x.device.type):
-        return contextlib.nullcontext()
-    return torch.autocast(x.device.type, enabled=False)
+    on = autocast_is_on(x.device.type)
+    return torch.autocast(x.device.type, enabled=False) if on else contextlib.nullcontext()
 
 
 _library.impl("attention_forward", _forward_impl, "CompositeExplicitAutograd")

@@ -7,7 +7,6 @@ file). Nothing is pickled.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 import os
@@ -22,8 +21,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from fastbert.files import sha256_of, written_aside
 from fastbert.models.checkpoints import write_tensors
-from fastbert.training.files import written_aside
 
 logger = logging.getLogger(__name__)
 
@@ -53,7 +52,7 @@ def save_checkpoint(
     with written_aside(directory) as aside:
         save_model(aside)
         write_tensors({name: value.detach().contiguous().cpu() for name, value in tensors.items()}, aside / _TENSORS)
-        checksums = {path.name: _sha256(path) for path in sorted(aside.iterdir())}
+        checksums = {path.name: sha256_of(path) for path in sorted(aside.iterdir())}
         (aside / _STATE).write_text(json.dumps({**state, "sha256": checksums}, indent=2) + "\n", encoding="utf-8")
     for old in list_checkpoints(root)[keep:]:
         shutil.rmtree(old)
@@ -93,7 +92,7 @@ def _load(directory: Path) -> Checkpoint:
     if not isinstance(state, dict) or not isinstance(state.get("sha256"), dict):
         raise ValueError(f"{_STATE} has no checksums")
     for name, expected in state.pop("sha256").items():
-        if _sha256(directory / name) != expected:
+        if sha256_of(directory / name) != expected:
             raise ValueError(f"{name} does not match its checksum")
     return Checkpoint(directory, state, load_file(directory / _TENSORS))
 
@@ -134,11 +133,3 @@ def restore_generators(tensors: dict[str, Tensor], rank: int) -> None:
     cuda = tensors.get(f"generator.cuda.{rank}")
     if cuda is not None and torch.cuda.is_available():
         torch.cuda.set_rng_state(cuda)
-
-
-def _sha256(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()

@@ -120,6 +120,7 @@ class Trainer:
             loss_module.compile(dynamic=True)
         self.loss_module = accelerator.prepare_model(loss_module)
 
+        self.identity = self._identity()
         self.position = Position()
         self.initial: dict[str, float] = {}
         self.best: dict[str, float] = {}
@@ -291,7 +292,7 @@ class Trainer:
         state = {
             "position": dataclasses.asdict(self.position),
             "config": dataclasses.asdict(self.config),
-            "run": self._identity(),
+            "run": self.identity,
             "initial": self.initial,
             "best": self.best,
             "evaluations_since_best": self.evaluations_since_best,
@@ -309,7 +310,7 @@ class Trainer:
 
     def _restore(self, checkpoint: Checkpoint) -> None:
         saved, current = checkpoint.state["config"] | checkpoint.state["run"], dataclasses.asdict(self.config)
-        current |= self._identity()
+        current |= self.identity
         changed = sorted(k for k in current if k not in _FREE_TO_CHANGE and saved.get(k) != current[k])
         if changed:
             pairs = ", ".join(f"{name} was {saved.get(name)!r}, is {current[name]!r}" for name in changed)

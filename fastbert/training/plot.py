@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from fastbert.training.files import replaced
+from fastbert.files import replaced
 from fastbert.training.recorder import read_metrics
 
 

@@ -11,7 +11,7 @@ from accelerate import Accelerator
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
-from fastbert.training.files import replaced
+from fastbert.files import replaced
 
 METRICS_FILE = "metrics.jsonl"
 
