@@ -7,6 +7,8 @@ No torch is needed: the extension includes no torch header. Switches, all enviro
     MAX_JOBS              compilations at a time (default: ninja's own choice)
     FASTBERT_CUDA         0: no CUDA kernels; 1 is refused while there are none
     FASTBERT_CUDA_ARCHS   for which GPUs, such as "80;90"; refused while there are no CUDA kernels
+    FASTBERT_EMULATE_ISA  1: AVX-512 and AMX are played by tests/emulated_intrinsics, so that their kernels run, slowly, on
+                          any machine with AVX2: to test them, never to use them (see CONTRIBUTING.md)
 """
 
 from __future__ import annotations
@@ -27,15 +29,20 @@ from setuptools.command.build_ext import build_ext
 
 ROOT = Path(__file__).resolve().parent
 CSRC = ROOT / "csrc"
-BINDINGS = CSRC / "bindings.cpp"
+BINDINGS = tuple(sorted(CSRC.glob("bindings*.cpp")))
 
 CXX_FLAGS = ("-std=c++17", "-O3", "-fPIC", "-fvisibility=hidden", "-Wall", "-Wextra")
 LINK_FLAGS = ("-shared", "-Wl,-O1", "-Wl,--as-needed")
+AVX2_FLAGS = ("-mavx2", "-mfma", "-mf16c")
+AVX512_FLAGS = ("-mavx512f", "-mavx512bw", "-mavx512cd", "-mavx512dq", "-mavx512vl", "-mfma", "-mf16c")
+AMX_FLAGS = (*AVX512_FLAGS, "-mavx512bf16", "-mamx-tile", "-mamx-bf16")
 # Only files whose names end so may contain these instructions; which of them runs is decided when the program runs.
-ISA_FLAGS = {
-    "_avx2": ("-mavx2", "-mfma", "-mf16c"),
-    "_avx512": ("-mavx512f", "-mavx512bw", "-mavx512cd", "-mavx512dq", "-mavx512vl", "-mfma", "-mf16c"),
-}
+ISA_FLAGS = {"_avx2": AVX2_FLAGS, "_avx512": AVX512_FLAGS, "_amx": AMX_FLAGS}
+
+# A function for every instruction, and all of them inlined where a kernel insists on it, took the compiler minutes a file:
+# here nobody may insist. Products and sums are not fused, so each operation is the one that is written.
+EMULATION = ROOT / "tests" / "emulated_intrinsics"
+EMULATION_FLAGS = (f"-I{EMULATION}", *AVX2_FLAGS, "-O2", "-ffp-contract=off", "-Dalways_inline=unused", "-Wno-psabi")
 
 
 def fail(message: str) -> SystemExit:
@@ -88,6 +95,39 @@ def targets_x86_64(compiler: Sequence[str]) -> bool:
     return compiles(compiler, "#if !defined(__x86_64__)\n#error\n#endif\nint main() {}\n", [])
 
 
+def knows_amx(compiler: Sequence[str]) -> bool:
+    """Whether compiler and assembler know the tile instructions (GCC 11, clang 12)."""
+    return compiles(compiler, "#include <immintrin.h>\nint main() { _tile_dpbf16ps(0, 1, 2); }\n", AMX_FLAGS)
+
+
+def emulates(environment: Mapping[str, str], x86_64: bool) -> bool:
+    """Whether AVX-512 and AMX are to be emulated, having checked that they can be."""
+    wanted = environment.get("FASTBERT_EMULATE_ISA", "")
+    if wanted not in ("", "0", "1"):
+        raise fail(f"FASTBERT_EMULATE_ISA is {wanted!r}: allowed are 0 and 1")
+    if wanted == "1" and not x86_64:
+        raise fail("FASTBERT_EMULATE_ISA needs a compiler for x86-64: unset it")
+    if wanted == "1" and not EMULATION.is_dir():
+        raise fail("FASTBERT_EMULATE_ISA needs tests/emulated_intrinsics, which is not here: build from the source tree")
+    return wanted == "1"
+
+
+def isa_flags(
+    compiler: Sequence[str], environment: Mapping[str, str]
+) -> tuple[Mapping[str, Sequence[str]], tuple[str, ...]]:
+    """The flags of one instruction set's files, by the end of their names; and the flags that all files need."""
+    x86_64 = targets_x86_64(compiler)
+    if emulates(environment, x86_64):
+        print("fastbert: AVX-512 and AMX are emulated in this build, which is for tests")
+        return {**ISA_FLAGS, "_avx512": EMULATION_FLAGS, "_amx": EMULATION_FLAGS}, ("-DFASTBERT_EMULATED_ISA",)
+    if not x86_64:
+        return {}, ()
+    if knows_amx(compiler):
+        return ISA_FLAGS, ()
+    print(f"fastbert: {shlex.join(compiler)} does not know AMX (GCC 11 and clang 12 do): the build has no kernels for it")
+    return {**ISA_FLAGS, "_amx": ()}, ("-DFASTBERT_NO_AMX",)
+
+
 def cuda_report(environment: Mapping[str, str]) -> str:
     """What the build says about CUDA, having checked the switches."""
     wanted, architectures = environment.get("FASTBERT_CUDA", ""), environment.get("FASTBERT_CUDA_ARCHS", "")
@@ -112,11 +152,9 @@ def ninja_command() -> list[str]:
     return [str(Path(ninja.BIN_DIR, "ninja"))]
 
 
-def flags_of(source: Path, x86_64: bool) -> tuple[str, ...]:
+def flags_of(source: Path, by_suffix: Mapping[str, Sequence[str]]) -> Sequence[str]:
     """The instruction-set flags of one file."""
-    if not x86_64:
-        return ()
-    return next((flags for suffix, flags in ISA_FLAGS.items() if source.stem.endswith(suffix)), ())
+    return next((flags for suffix, flags in by_suffix.items() if source.stem.endswith(suffix)), ())
 
 
 def escape(text: str) -> str:
@@ -124,12 +162,17 @@ def escape(text: str) -> str:
     return re.sub(r"([$ :])", r"$\1", text)
 
 
-def ninja_file(compiler: Sequence[str], flags: Sequence[str], link_flags: Sequence[str], output: Path) -> str:
+def ninja_file(
+    compiler: Sequence[str],
+    flags: Sequence[str],
+    by_suffix: Mapping[str, Sequence[str]],
+    link_flags: Sequence[str],
+    output: Path,
+) -> str:
     """The text of build.ninja: one object for each file in csrc/, linked to ``output``; run in the build folder."""
     import pybind11
 
-    x86_64 = targets_x86_64(compiler)
-    # For bindings.cpp alone: pip builds with another copy of pybind11 each time, which must not make every file stale.
+    # For the bindings alone: pip builds with another copy of pybind11 each time, which must not make every file stale.
     includes = ("-I.", f"-I{pybind11.get_include()}", f"-I{sysconfig.get_path('include')}")
     lines = [
         "ninja_required_version = 1.8",
@@ -149,7 +192,7 @@ def ninja_file(compiler: Sequence[str], flags: Sequence[str], link_flags: Sequen
     for source in sorted(CSRC.rglob("*.cpp")):
         objects.append(escape(str(source.relative_to(CSRC).with_suffix(".o"))))
         lines += [f"build {objects[-1]}: compile {escape(str(source))}"]
-        own_flags = includes if source == BINDINGS else flags_of(source, x86_64)
+        own_flags = includes if source in BINDINGS else flags_of(source, by_suffix)
         lines += [f"  own_flags = {shlex.join(own_flags).replace('$', '$$')}"]
     lines += [f"build {escape(str(output))}: link {' '.join(objects)}", f"default {escape(str(output))}"]
     return "\n".join(lines) + "\n"
@@ -185,7 +228,8 @@ class NinjaBuild(build_ext):
         check_compiler(compiler)
         cuda = cuda_report(os.environ)
         openmp = openmp_flags(compiler)
-        flags = [*CXX_FLAGS, *openmp, *shlex.split(os.environ.get("CXXFLAGS", ""))]
+        by_suffix, isa = isa_flags(compiler, os.environ)
+        flags = [*CXX_FLAGS, *openmp, *isa, *shlex.split(os.environ.get("CXXFLAGS", ""))]
         link_flags = [*LINK_FLAGS, *openmp, *shlex.split(os.environ.get("LDFLAGS", ""))]
 
         folder = self.build_folder()
@@ -193,7 +237,7 @@ class NinjaBuild(build_ext):
         output = Path(self.get_ext_fullpath(ext.name)).resolve()
         output.parent.mkdir(parents=True, exist_ok=True)
         write_if_changed(folder / "build_config.h", config_header(self.distribution.get_version(), flags, cuda))
-        write_if_changed(folder / "build.ninja", ninja_file(compiler, flags, link_flags, output))
+        write_if_changed(folder / "build.ninja", ninja_file(compiler, flags, by_suffix, link_flags, output))
 
         jobs = ["-j", os.environ["MAX_JOBS"]] if os.environ.get("MAX_JOBS") else []
         if subprocess.run([*ninja_command(), "-C", str(folder), *jobs]).returncode != 0:

@@ -15,6 +15,7 @@
 #include <string>
 #include <tuple>
 
+#include "bindings.h"
 #include "build_config.h"  // written by setup.py
 #include "common/philox.h"
 #include "cpu/isa.h"
@@ -24,15 +25,23 @@
 namespace py = pybind11;
 
 namespace fastbert {
-namespace {
-
-constexpr std::int64_t kCounterLimit = std::int64_t{1} << 32;
 
 void check_range(const char* name, std::int64_t value, std::int64_t low, std::int64_t high) {
   if (value >= low && value <= high) return;
   throw std::invalid_argument(std::string(name) + " is " + std::to_string(value) + ": allowed are " +
                               std::to_string(low) + " to " + std::to_string(high));
 }
+
+DType dtype_of(const std::string& name) {
+  if (name == "float32") return DType::float32;
+  if (name == "bfloat16") return DType::bfloat16;
+  if (name == "float16") return DType::float16;
+  throw std::invalid_argument("dtype is '" + name + "': allowed are float32, bfloat16 and float16");
+}
+
+namespace {
+
+constexpr std::int64_t kCounterLimit = std::int64_t{1} << 32;
 
 std::uint8_t* output_pointer(std::uintptr_t address, bool empty) {
   if (address == 0 && !empty) throw std::invalid_argument("pointer is null: it must address a contiguous uint8 buffer");
@@ -137,4 +146,6 @@ PYBIND11_MODULE(_C, module, py::mod_gil_not_used()) {
   module.def("philox_elementwise_bytes", &fastbert::elementwise_bytes, "pointer"_a, "rows"_a, "columns"_a, "seed"_a,
              "offset"_a, "site"_a, "num_threads"_a, release_gil(),
              "Fill (rows, columns) uint8 with element-wise dropout's bytes.");
+  fastbert::bind_attention(module);
+  fastbert::bind_elementwise(module);
 }

@@ -62,3 +62,218 @@ def philox_elementwise_bytes(
         site: which dropout of the model this is, in [0, 2^31).
         num_threads: at least 1; the bytes do not depend on it.
     """
+
+class AttentionProblem:
+    """One attention call without its tensors.
+
+    It holds addresses: the tensors behind them must outlive its use.
+    """
+
+    def __init__(
+        self,
+        dtype: Literal["float32", "bfloat16", "float16"],
+        batch: int,
+        heads: int,
+        kv_heads: int,
+        head_dim: int,
+        seq_q: int,
+        seq_k: int,
+        total_q: int,
+        total_k: int,
+        cu_seqlens_q: int,
+        cu_seqlens_k: int,
+        key_padding_mask: int,
+        window_left: int | None,
+        window_right: int | None,
+        scale: float,
+        dropout_threshold: int,
+        rng: int,
+        num_threads: int,
+    ) -> None:
+        """Describe a call; whoever computes it checks what is said here.
+
+        Args:
+            dtype: of q, k, v, out and their gradients.
+            batch: sequences.
+            heads: of the queries, a multiple of kv_heads; batch * heads is at most 2^32.
+            kv_heads: of keys and values.
+            head_dim: 1 to 256.
+            seq_q: query length; in a packed call an upper bound of the lengths.
+            seq_k: as seq_q, of the keys.
+            total_q: rows of the packed queries; 0 in a dense call.
+            total_k: as total_q, of the keys.
+            cu_seqlens_q: address of int32 (batch + 1,); 0 in a dense call.
+            cu_seqlens_k: as cu_seqlens_q.
+            key_padding_mask: address of bool (batch, seq_k), contiguous, True = a key; 0 = all are, as in every packed
+                call.
+            window_left: query i sees no key left of i + d - window_left, with d = seq_k - seq_q of its sequence; None =
+                unbounded. May be negative.
+            window_right: as window_left, to the right. Causal is 0.
+            scale: of the scores.
+            dropout_threshold: 0 = no dropout, else 1 to 255: a weight survives where its random byte is at least this.
+            rng: address of int64 (2,), seed and offset; may be 0 where there is no dropout.
+            num_threads: at least 1; results do not depend on it.
+        """
+
+def attention_forward(
+    problem: AttentionProblem,
+    q: int,
+    q_strides: Sequence[int],
+    k: int,
+    k_strides: Sequence[int],
+    v: int,
+    v_strides: Sequence[int],
+    out: int,
+    lse: int,
+) -> None:
+    """Write softmax(scale * q k^T) v and its log-sum-exp. An address may be 0 where its tensor is empty.
+
+    Args:
+        problem: the call.
+        q: (batch, seq_q, heads, head_dim), or packed (total_q, heads, head_dim); the last dimension has stride 1.
+        q_strides: of batch, row and head, in elements; a packed tensor's batch has 0.
+        k: (batch, seq_k, kv_heads, head_dim), or packed (total_k, kv_heads, head_dim).
+        k_strides: as q_strides.
+        v: as k.
+        v_strides: as q_strides.
+        out: of q's shape, contiguous.
+        lse: float32 (batch, heads, seq_q), or packed (heads, total_q), contiguous.
+
+    Raises:
+        ValueError: a size out of range, an address of 0 where there is something to read or write, or a packed sequence
+            longer than the call's bound.
+    """
+
+def attention_backward(
+    problem: AttentionProblem,
+    q: int,
+    q_strides: Sequence[int],
+    k: int,
+    k_strides: Sequence[int],
+    v: int,
+    v_strides: Sequence[int],
+    out: int,
+    lse: int,
+    dout: int,
+    dout_strides: Sequence[int],
+    dlse: int,
+    dq: int,
+    dk: int,
+    dv: int,
+) -> None:
+    """Write the gradients of q, k and v, contiguous. What the forward took and gave comes as it was there.
+
+    Args:
+        dout: gradient of out, of its shape, with the last dimension of stride 1; 0 = zeros.
+        dout_strides: as q_strides.
+        dlse: gradient of lse, contiguous; 0 = zeros.
+
+    Raises:
+        ValueError: as :func:`attention_forward`.
+    """
+
+# Element-wise operators. Arrays are contiguous (rows, columns) of the named dtype, "float32", "bfloat16" or "float16";
+# parameters and statistics are float32. `threshold` 0 is no dropout, and `rng` then is 0; else it is the address of two
+# 64-bit integers, seed and offset. Nothing depends on `num_threads`.
+
+def dropout_add(
+    dtype: str,
+    rows: int,
+    columns: int,
+    x: int,
+    residual: int,
+    out: int,
+    threshold: int,
+    rng: int,
+    site: int,
+    num_threads: int,
+) -> None:
+    """Write out = residual + dropout(x), or dropout(x) where residual is 0."""
+
+def layer_norm_forward(
+    dtype: str,
+    rows: int,
+    columns: int,
+    x: int,
+    residual: int,
+    weight: int,
+    bias: int,
+    eps: float,
+    out: int,
+    total: int,
+    mean: int,
+    rstd: int,
+    threshold: int,
+    rng: int,
+    site: int,
+    num_threads: int,
+) -> None:
+    """Write out = LayerNorm(residual + dropout(x)), mean and rstd (rows,), and the sum where total has an address."""
+
+def layer_norm_backward(
+    dtype: str,
+    rows: int,
+    columns: int,
+    dout: int,
+    dtotal: int,
+    total: int,
+    x: int,
+    residual: int,
+    weight: int,
+    mean: int,
+    rstd: int,
+    dx: int,
+    dresidual: int,
+    dweight: int,
+    dbias: int,
+    threshold: int,
+    rng: int,
+    site: int,
+    num_threads: int,
+) -> None:
+    """Write the gradients. dtotal may be 0; with the sum in total, x and residual may; without dropout, dx."""
+
+def bias_gelu_forward(
+    dtype: str, tanh: bool, rows: int, columns: int, x: int, bias: int, out: int, num_threads: int
+) -> None:
+    """Write out = GELU(x + bias)."""
+
+def bias_gelu_backward(
+    dtype: str, tanh: bool, rows: int, columns: int, dout: int, x: int, bias: int, dx: int, dbias: int, num_threads: int
+) -> None:
+    """Write the gradients."""
+
+def cross_entropy_forward(
+    dtype: str,
+    rows: int,
+    classes: int,
+    logits: int,
+    targets: int,
+    ignore_index: int,
+    losses: int,
+    total: int,
+    largest: int,
+    log_rest: int,
+    num_threads: int,
+) -> None:
+    """Write losses (rows,), their sum where total has an address, and what the backward needs of each row.
+
+    Raises:
+        ValueError: a target that is neither ignore_index nor a class.
+    """
+
+def cross_entropy_backward(
+    dtype: str,
+    rows: int,
+    classes: int,
+    dlosses: int,
+    dlosses_stride: int,
+    logits: int,
+    targets: int,
+    ignore_index: int,
+    largest: int,
+    log_rest: int,
+    dlogits: int,
+    num_threads: int,
+) -> None:
+    """Write dlogits. dlosses_stride is 1, or 0 for one gradient that all rows share."""

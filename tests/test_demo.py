@@ -20,11 +20,13 @@ def test_the_demo_leaves_what_it_promises_and_runs_again(tmp_path):
     (tmp_path / "data").mkdir()
     with pytest.raises(ValueError, match="holds something else than a demo"):
         run_demo(DemoConfig(str(tmp_path)))
-    config = DemoConfig(str(output), epochs=0.01, pretrain_steps=4, bert="bert-tiny", gpt="gpt-tiny")
+    config = DemoConfig(str(output), epochs=0.01, pretrain_steps=4, compared_steps=1, bert="bert-tiny", gpt="gpt-tiny")
     first, second = run_demo(config), run_demo(config)
 
     assert json.loads((output / "summary.json").read_text()) == second
     assert set(second["minilm"]) == {"accuracy", "majority", "train_seconds", "tokens_per_second"}
+    assert set(second["against_sdpa"]) == {"tokens_per_second", "sdpa_tokens_per_second", "speedup"}
+    assert not (output / "compared").exists()
     for family in ("bert", "gpt"):
         keys = {"loss_before", "loss_after", "accuracy", "majority", "tokens_per_second"}
         assert set(second[family]) == keys

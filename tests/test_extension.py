@@ -5,9 +5,6 @@ from __future__ import annotations
 import ast
 import hashlib
 import os
-import subprocess
-import sys
-import textwrap
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -15,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 import torch
+from interpreter import run_code
 
 import fastbert
 from fastbert import _C
@@ -219,14 +217,6 @@ def test_elementwise_bytes_reject_what_they_cannot_fill(arguments: tuple[int, ..
         _C.philox_elementwise_bytes(*arguments)
 
 
-def run_python(code: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    """A fresh interpreter that finds this fastbert."""
-    source = str(Path(fastbert.__file__).parent.parent)
-    variables = os.environ | {"PYTHONPATH": source} | environment
-    command = [sys.executable, "-c", textwrap.dedent(code)]
-    return subprocess.run(command, env=variables, capture_output=True, text=True, timeout=60)
-
-
 DIGEST = """
 import ctypes, hashlib
 from fastbert import _C
@@ -240,8 +230,8 @@ LADDER = ["generic", "avx2", "avx512", "amx"]
 
 @pytest.mark.parametrize("name", LADDER)
 def test_every_instruction_set_gives_the_same_bytes(name: str) -> None:
-    best = LADDER.index(run_python(DIGEST, FASTBERT_CPU_ISA="").stdout.split()[0])
-    result = run_python(DIGEST, FASTBERT_CPU_ISA=name)
+    best = LADDER.index(run_code(DIGEST, FASTBERT_CPU_ISA="").stdout.split()[0])
+    result = run_code(DIGEST, FASTBERT_CPU_ISA=name)
     if LADDER.index(name) > best:
         assert f"FASTBERT_CPU_ISA is '{name}', which this machine does not have" in result.stderr
         assert f"allowed are {', '.join(LADDER[: best + 1])}" in result.stderr
@@ -253,7 +243,7 @@ def test_every_instruction_set_gives_the_same_bytes(name: str) -> None:
 
 def test_an_unknown_instruction_set_is_an_error_that_names_the_known_ones() -> None:
     code = "from fastbert import _C\n_C.philox4x32((0, 0, 0, 0), (0, 0))\n_C.instruction_set()"
-    result = run_python(code, FASTBERT_CPU_ISA="sse9")
+    result = run_code(code, FASTBERT_CPU_ISA="sse9")
     message = "ValueError: FASTBERT_CPU_ISA is 'sse9', which is unknown: allowed are generic, avx2, avx512, amx"
     assert result.stderr.strip().endswith(message)
 
@@ -264,7 +254,7 @@ def test_the_instruction_set_is_one_of_the_known_ones() -> None:
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
 def test_a_forked_child_of_a_multithreaded_parent_fills_the_same_bytes() -> None:
-    result = run_python(
+    result = run_code(
         """
         import ctypes, hashlib, os, sys, warnings
         import torch
@@ -294,7 +284,7 @@ def test_a_forked_child_of_a_multithreaded_parent_fills_the_same_bytes() -> None
 def test_extension_and_torch_share_one_openmp_and_its_threads(first: str) -> None:
     if not _C.build_info()["openmp_library"]:
         pytest.skip("the extension was built without OpenMP")
-    result = run_python(
+    result = run_code(
         f"""
         import os
         import {first}
@@ -333,8 +323,9 @@ def test_two_threads_of_torch_are_used(two_threads: None) -> None:
 def test_the_stub_file_describes_the_module() -> None:
     stub = ast.parse((Path(fastbert.__file__).parent / "_C.pyi").read_text())
     functions = {node.name for node in stub.body if isinstance(node, ast.FunctionDef)}
-    assert functions == {name for name in dir(_C) if not name.startswith("_")}
-    (build_info,) = (node for node in stub.body if isinstance(node, ast.ClassDef) and node.name == "BuildInfo")
+    classes = {node.name: node for node in stub.body if isinstance(node, ast.ClassDef)}
+    build_info = classes.pop("BuildInfo")  # a dictionary when the program runs
+    assert functions | classes.keys() == {name for name in dir(_C) if not name.startswith("_")}
     fields = [
         node.target.id
         for node in build_info.body

@@ -71,7 +71,7 @@ void philox_elementwise_bytes(std::uint8_t* out, std::int64_t rows, std::int64_t
     const PhiloxStream stream{key, static_cast<std::uint32_t>(row), 0x80000000u | site,
                               static_cast<std::uint32_t>(offset)};
     std::uint8_t* destination = out + row * columns;
-    kernels.blocks(stream, whole_blocks, destination);
+    kernels.blocks(stream, 0, whole_blocks, destination);
     if (rest > 0) {
       const PhiloxBlock last = philox4x32(
           {{static_cast<std::uint32_t>(whole_blocks), stream.counter1, stream.counter2, stream.counter3}}, key);

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fastbert.models.config import TransformerConfig
-from fastbert.models.layers import ACTIVATIONS, DropoutSite, LayerNorm, drop
+from fastbert.models.layers import DropoutSite, LayerNorm, activate, drop
 from fastbert.packing import select_first, select_last
 
 
@@ -34,7 +34,7 @@ class VocabularyHead(nn.Module):
 
     def __init__(self, config: TransformerConfig) -> None:
         super().__init__()
-        self.activation = ACTIVATIONS[config.hidden_act]
+        self.activation = config.hidden_act
         self.dense = None if config.causal else nn.Linear(config.hidden_size, config.hidden_size)
         self.norm = None if config.causal else LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         self.bias = None if config.causal else nn.Parameter(torch.zeros(config.vocab_size))
@@ -42,7 +42,7 @@ class VocabularyHead(nn.Module):
     def forward(self, x: Tensor, table: Tensor) -> Tensor:
         """(rows, hidden), (vocab_size, hidden) -> (rows, vocab_size)."""
         if self.dense is not None and self.norm is not None:
-            x = self.norm(self.activation(self.dense(x)))
+            x = self.norm(activate(self.dense, self.activation, x))
         return F.linear(x, table, self.bias)
 
 

@@ -5,11 +5,14 @@ from __future__ import annotations
 import enum
 import functools
 from collections.abc import Callable
+from typing import Any
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fastbert.ops import dropout
+from fastbert.ops import bias_gelu, dropout, dropout_add, dropout_add_layer_norm
+from fastbert.ops.elementwise import kernels_serve
+from fastbert.ops.layer_norm import layer_norm
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "gelu": F.gelu,
@@ -17,6 +20,7 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "relu": F.relu,
     "silu": F.silu,
 }
+GELU = {"gelu": "none", "gelu_new": "tanh"}  # which approximation of it
 
 
 class DropoutSite(enum.IntEnum):
@@ -28,20 +32,65 @@ class DropoutSite(enum.IntEnum):
     CLASSIFIER = 3
 
 
+NO_DROPOUT = (0.0, None, DropoutSite.EMBEDDING)
+
+
 def drop(x: Tensor, p: float, rng: Tensor | None, site: DropoutSite) -> Tensor:
     """Dropout of (rows, columns); ``rng`` None (evaluation) leaves ``x`` alone."""
     return x if rng is None else dropout(x, p, rng=rng, site=int(site))
 
 
+def add(branch: Tensor, residual: Tensor, p: float, rng: Tensor | None, site: DropoutSite) -> Tensor:
+    """``residual + dropout(branch)``; ``rng`` None (evaluation) drops nothing."""
+    return dropout_add(branch, residual, p=0.0 if rng is None else p, rng=rng, site=int(site))
+
+
 class LayerNorm(nn.LayerNorm):
-    """LayerNorm with float32 statistics and parameters whose output has the dtype of its input.
+    """LayerNorm with float32 statistics and parameters whose output has the dtype of its input."""
 
-    torch's own would hand back float32 under CUDA autocast, and with it a float32 residual stream.
+    def forward(
+        self,
+        x: Tensor,
+        residual: Tensor | None = None,
+        dropout: tuple[float, Tensor | None, DropoutSite] = NO_DROPOUT,
+        *,
+        return_sum: bool = False,
+    ) -> Any:
+        """The norm of (..., hidden), or of (rows, hidden) added to a residual stream.
+
+        Args:
+            x: what is normalised; with a residual the branch that :func:`add` adds to it first.
+            residual: of x's shape and dtype.
+            dropout: p, rng and site of :func:`add`.
+            return_sum: return the pair of the norm and the sum.
+        """
+        if residual is None:
+            return layer_norm(x, self.weight, self.bias, self.eps)
+        p, rng, site = dropout
+        return dropout_add_layer_norm(
+            x,
+            residual,
+            self.weight,
+            self.bias,
+            eps=self.eps,
+            p=0.0 if rng is None else p,
+            rng=rng,
+            site=int(site),
+            return_sum=return_sum,  # type: ignore[call-overload]
+        )
+
+
+def activate(linear: nn.Linear, activation: str, x: Tensor) -> Tensor:
+    """A linear layer of (rows, columns) and the activation after it.
+
+    GELU's kernel adds the bias on its way; there it is left out of the matrix product.
     """
+    approximate = GELU.get(activation)
+    if approximate is None or not _is_plain(linear) or not kernels_serve(x, linear.bias):
+        return ACTIVATIONS[activation](linear(x))
+    return bias_gelu(F.linear(x, linear.weight), linear.bias, approximate=approximate)
 
-    def forward(self, x: Tensor) -> Tensor:
-        if x.dtype == self.weight.dtype:
-            return super().forward(x)
-        if x.device.type == "cpu":  # torch's CPU kernel takes low precision input with float32 parameters
-            return F.layer_norm(x, self.normalized_shape, self.weight, self.bias, self.eps)
-        return super().forward(x.float()).to(x.dtype)
+
+def _is_plain(linear: nn.Module) -> bool:
+    """Whether calling the module does nothing but torch's linear: an adapter or a hook must get its call."""
+    return type(linear) is nn.Linear and not (linear._forward_hooks or linear._forward_pre_hooks)  # noqa: SLF001

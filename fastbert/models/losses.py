@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from fastbert.ops import cross_entropy
 from fastbert.packing import IGNORE_INDEX, sequence_index
 
 
@@ -78,7 +79,7 @@ def cross_entropy_term(logits: Tensor, targets: Tensor, name: str = "labels", wh
     """
     check_count(name, targets, logits.shape[0], what)
     check_classes(name, targets, logits.shape[-1])
-    total = F.cross_entropy(logits.float(), targets, ignore_index=IGNORE_INDEX, reduction="sum")
+    total = cross_entropy(logits, targets, ignore_index=IGNORE_INDEX)
     return LossTerm(total, count_targets(targets))
 
 
@@ -93,7 +94,7 @@ def per_sequence_term(logits: Tensor, targets: Tensor, sequence: Tensor, num_seq
         sequence: (rows,) int64, the sequence of each row.
         num_sequences: number of sequences.
     """
-    losses = F.cross_entropy(logits.float(), targets, reduction="none")
+    losses = cross_entropy(logits, targets, reduction="none")
     zeros = losses.new_zeros(num_sequences)
     sums = zeros.index_add(0, sequence, losses)
     counts = zeros.index_add(0, sequence, torch.ones_like(losses))

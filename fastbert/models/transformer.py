@@ -15,7 +15,7 @@ from torch.utils.checkpoint import checkpoint
 from fastbert.models.cache import KeyValueCache
 from fastbert.models.config import TransformerConfig
 from fastbert.models.embeddings import Embeddings
-from fastbert.models.layers import ACTIVATIONS, DropoutSite, LayerNorm, drop
+from fastbert.models.layers import DropoutSite, LayerNorm, activate, add
 from fastbert.ops import attention_varlen
 from fastbert.ops.philox import layer_rngs
 from fastbert.packing import PackedBatch
@@ -72,12 +72,14 @@ class MLP(nn.Module):
 
     def __init__(self, config: TransformerConfig) -> None:
         super().__init__()
-        self.activation = ACTIVATIONS[config.hidden_act]
+        self.activation = config.hidden_act
         self.up = nn.Linear(config.hidden_size, config.intermediate_size)
         self.down = nn.Linear(config.intermediate_size, config.hidden_size)
 
     def forward(self, x: Tensor) -> Tensor:
-        projected: Tensor = self.down(self.activation(self.up(x)))  # (total, hidden), by way of (total, intermediate)
+        projected: Tensor = self.down(
+            activate(self.up, self.activation, x)
+        )  # (total, hidden), by way of (total, intermediate)
         return projected
 
 
@@ -97,19 +99,15 @@ class Block(nn.Module):
     def forward(
         self, x: Tensor, sequences: Sequences, rng: Tensor | None = None, cache: KeyValueCache | None = None
     ) -> Tensor:
+        after_attention = (self.dropout, rng, DropoutSite.ATTENTION_OUTPUT)
+        after_mlp = (self.dropout, rng, DropoutSite.MLP_OUTPUT)
         if self.pre_norm:
-            x = x + self._attend(self.attention_norm(x), sequences, rng, cache)
-            return x + self._transform(self.mlp_norm(x), rng)
-        x = self.attention_norm(x + self._attend(x, sequences, rng, cache))
-        normalised: Tensor = self.mlp_norm(x + self._transform(x, rng))
-        return normalised
-
-    def _attend(self, x: Tensor, sequences: Sequences, rng: Tensor | None, cache: KeyValueCache | None) -> Tensor:
-        attended = self.attention(x, sequences, rng, cache, self.layer)
-        return drop(attended, self.dropout, rng, DropoutSite.ATTENTION_OUTPUT)
-
-    def _transform(self, x: Tensor, rng: Tensor | None) -> Tensor:
-        return drop(self.mlp(x), self.dropout, rng, DropoutSite.MLP_OUTPUT)
+            branch = self.attention(self.attention_norm(x), sequences, rng, cache, self.layer)
+            normalised, x = self.mlp_norm(branch, x, after_attention, return_sum=True)
+            return add(self.mlp(normalised), x, *after_mlp)
+        x = self.attention_norm(self.attention(x, sequences, rng, cache, self.layer), x, after_attention)
+        out: Tensor = self.mlp_norm(self.mlp(x), x, after_mlp)
+        return out
 
 
 class Transformer(nn.Module):

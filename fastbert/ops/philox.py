@@ -14,13 +14,10 @@ fills the same buffers faster, bit for bit.
 
 from __future__ import annotations
 
-import importlib
-import importlib.util
-import warnings
-from types import ModuleType
-
 import torch
 from torch import Tensor
+
+from fastbert.ops import extension
 
 ROUNDS = 7
 _MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)
@@ -32,22 +29,6 @@ _ELEMENTWISE = 1 << 31
 _TILE_Q = 16
 _TILE_K = 32
 _BYTES_PER_CALL = 16
-
-
-def _load_extension() -> tuple[ModuleType | None, str | None]:
-    """The extension, or None and the reason. One that is there but broken is also warned of: the rest still works."""
-    if importlib.util.find_spec("fastbert._C") is None:
-        return None, "fastbert._C is not built"
-    try:
-        return importlib.import_module("fastbert._C"), None
-    except ImportError as error:
-        warnings.warn(
-            f"fastbert._C cannot be imported, so slower code runs in its place: {error}", RuntimeWarning, stacklevel=2
-        )
-        return None, str(error)
-
-
-_C, extension_error = _load_extension()
 
 
 def philox4x32(
@@ -216,21 +197,21 @@ def _fill_attention_bytes(
     rng: Tensor, batch: int, heads: int, seq_q: int, seq_k: int, first_sequence: int, first_head: int, total_heads: int
 ) -> Tensor:
     part = (first_sequence, first_head, total_heads)
-    if _C is None or rng.device.type != "cpu":
+    if extension.compiled is None or rng.device.type != "cpu":
         return attention_bytes_in_torch(rng, batch, heads, seq_q, seq_k, *part)
     out = torch.empty((batch, heads, seq_q, seq_k), dtype=torch.uint8)
     seed, offset = _host_pair(rng)
     threads = torch.get_num_threads()
-    _C.philox_attention_bytes(out.data_ptr(), batch, heads, seq_q, seq_k, seed, offset, threads, *part)
+    extension.compiled.philox_attention_bytes(out.data_ptr(), batch, heads, seq_q, seq_k, seed, offset, threads, *part)
     return out
 
 
 def _fill_elementwise_bytes(rng: Tensor, rows: int, columns: int, site: int) -> Tensor:
-    if _C is None or rng.device.type != "cpu":
+    if extension.compiled is None or rng.device.type != "cpu":
         return elementwise_bytes_in_torch(rng, rows, columns, site)
     out = torch.empty((rows, columns), dtype=torch.uint8)
     seed, offset = _host_pair(rng)
-    _C.philox_elementwise_bytes(out.data_ptr(), rows, columns, seed, offset, site, torch.get_num_threads())
+    extension.compiled.philox_elementwise_bytes(out.data_ptr(), rows, columns, seed, offset, site, torch.get_num_threads())
     return out
 
 

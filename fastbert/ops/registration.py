@@ -15,6 +15,7 @@ from torch import Tensor
 from fastbert.ops.autocast import autocast_is_on
 from fastbert.ops.backends import kernel
 from fastbert.ops.backends.interface import no_second_derivatives
+from fastbert.ops.elementwise import nobody_watches
 from fastbert.ops.problem import AttentionOptions, lse_shape
 
 _OPTIONS = (
@@ -38,8 +39,16 @@ _library.define(
 def attention_forward(
     q: Tensor, k: Tensor, v: Tensor, options: AttentionOptions, backend: str
 ) -> tuple[Tensor, Tensor]:
-    """Call the operator: (out, lse), differentiable in q, k and v."""
-    return torch.ops.fastbert.attention_forward(q, k, v, *_flatten(options), backend)  # type: ignore[no-any-return]
+    """(out, lse), differentiable in q, k and v: by way of the operator where somebody watches, else directly.
+
+    The operator costs five times a small problem's computation in Python alone.
+    """
+    arguments = (q, k, v, *_flatten(options), backend)
+    if not nobody_watches(q, k, v):
+        return torch.ops.fastbert.attention_forward(*arguments)  # type: ignore[no-any-return]
+    if torch.is_grad_enabled() and (q.requires_grad or k.requires_grad or v.requires_grad):
+        return _Attention.apply(*arguments)  # type: ignore[no-any-return, no-untyped-call]
+    return _forward_impl(*arguments)
 
 
 def _flatten(options: AttentionOptions) -> tuple[Any, ...]:
@@ -143,9 +152,26 @@ def _forward_autograd(ctx: Any, dout: Tensor | None, dlse: Tensor | None) -> tup
     if chosen.differentiable and torch.is_grad_enabled():
         with _autocast_off(q):
             gradients = chosen.backward(dout, dlse, q, k, v, out, lse, _options(*options))
-    else:
+    elif torch.is_grad_enabled() or not nobody_watches(q, k, v):
+        # A graph of the backward is wanted: the operator will say that there is none.
         gradients = torch.ops.fastbert.attention_backward(dout, dlse, q, k, v, out, lse, *flat)
+    else:
+        gradients = _backward_impl(dout, dlse, q, k, v, out, lse, *flat)
     return *gradients, *nothing
+
+
+class _Attention(torch.autograd.Function):
+    """The operator's forward and gradient, without the operator."""
+
+    @staticmethod
+    def forward(ctx: Any, *inputs: Any) -> tuple[Tensor, Tensor]:
+        output = _forward_impl(*inputs)
+        _setup_forward_context(ctx, inputs, output)
+        return output
+
+    @staticmethod
+    def backward(ctx: Any, dout: Tensor | None, dlse: Tensor | None) -> tuple[Tensor | None, ...]:
+        return _forward_autograd(ctx, dout, dlse)
 
 
 def _setup_backward_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:

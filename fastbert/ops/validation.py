@@ -122,6 +122,39 @@ def check_rng(operator: str, rng: Tensor | None, x: Tensor) -> None:
         raise ValueError(f"{operator}: rng has shape {tuple(rng.shape)}; it must be (2,), a seed and an offset")
 
 
+def check_rows(operator: str, name: str, x: Any) -> None:
+    """A floating-point tensor of (rows, columns), with at least one column."""
+    if not isinstance(x, Tensor):
+        raise TypeError(f"{operator}: {name} is a {type(x).__name__}; it must be a tensor")
+    if x.dim() != 2 or x.size(1) < 1:
+        raise ValueError(f"{operator}: {name} has shape {tuple(x.shape)}; it must be (rows, columns), columns >= 1")
+    if not x.is_floating_point():
+        raise TypeError(f"{operator}: {name} is {x.dtype}; it must be of a floating-point type")
+
+
+def check_residual(operator: str, residual: Any, x: Tensor) -> None:
+    """A tensor like x."""
+    check_tensor("residual", residual, x.dtype, x, operator)
+    if residual.shape != x.shape:
+        raise ValueError(
+            f"{operator}: residual has shape {tuple(residual.shape)}; it must be that of x, {tuple(x.shape)}"
+        )
+
+
+def check_parameter(operator: str, name: str, parameter: Any, x: Tensor) -> None:
+    """A floating-point tensor (columns,) on x's device."""
+    if not isinstance(parameter, Tensor) or not parameter.is_floating_point():
+        kind = parameter.dtype if isinstance(parameter, Tensor) else f"a {type(parameter).__name__}"
+        raise TypeError(f"{operator}: {name} is {kind}; it must be a floating-point tensor")
+    if parameter.dim() != 1 or parameter.numel() != x.size(1):
+        raise ValueError(
+            f"{operator}: {name} has shape {tuple(parameter.shape)}; it must be ({x.shape[1]},), a number for each "
+            "column of x"
+        )
+    if not (parameter.is_cpu and x.is_cpu) and parameter.device != x.device:
+        raise ValueError(f"{operator}: {name} is on {parameter.device} but x is on {x.device}")
+
+
 def check_dropout(x: Tensor, p: float, rng: Tensor | None, site: int) -> None:
     """x (rows, columns) of a supported type; site fits the 31 bits it has in the counter."""
     if not isinstance(x, Tensor):

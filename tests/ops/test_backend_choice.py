@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 import warnings
 from collections.abc import Iterator
 
 import pytest
 import torch
+from interpreter import run_code
 
-from fastbert.ops import attention, available_backends, backends
+from fastbert.ops import attention, available_backends, backends, extension
 from fastbert.ops.problem import AttentionProblem
 
 
@@ -38,6 +36,12 @@ def fresh_warnings() -> Iterator[None]:
     backends._warn_once.cache_clear()
 
 
+@pytest.fixture
+def sdpa_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An order whose first backend does not serve every call."""
+    monkeypatch.setitem(backends._ORDER, "cpu", ("sdpa", "reference"))
+
+
 def test_auto_takes_the_first_that_serves() -> None:
     order = list(available_backends("cpu"))
     assert order[-1] == "reference"
@@ -48,6 +52,28 @@ def test_auto_takes_the_first_that_serves() -> None:
             warnings.simplefilter("ignore")
             assert backends.choose(problem).name == first
             assert backends.choose(problem, "auto").name == first
+
+
+def test_the_compiled_kernels_come_first_and_serve_everything() -> None:
+    assert next(iter(available_backends("cpu"))) == "cpu"
+    deterministic = _problem()._replace(deterministic=True, requires_grad=True)
+    for problem in (_problem(), _problem(dropout=True), _problem(return_lse=True), deterministic):
+        chosen, skipped = backends.preferred(problem)
+        assert (chosen.name, skipped) == ("cpu", {})
+
+
+def test_without_the_extension_the_kernels_say_so(fresh_warnings: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(extension, "compiled", None)
+    monkeypatch.setattr(extension, "error", "fastbert._C is not built")
+    with pytest.warns(RuntimeWarning, match=r"skips the faster backend 'cpu': fastbert\._C is not built"):
+        assert backends.choose(_problem()).name == "sdpa"
+    with pytest.raises(ValueError, match=r"backend 'cpu' cannot serve this call: fastbert\._C is not built"):
+        backends.choose(_problem(), "cpu")
+
+
+def test_the_kernels_decline_other_devices() -> None:
+    with pytest.raises(ValueError, match="backend 'cpu' cannot serve this call: .* the tensors are on cuda"):
+        backends.choose(_problem()._replace(device_type="cuda"), "cpu")
 
 
 def test_every_backend_of_an_order_exists() -> None:
@@ -62,7 +88,7 @@ def test_a_named_backend_that_cannot_says_why() -> None:
         backends.choose(_problem(return_lse=True), "sdpa")
 
 
-def test_sdpa_declines_determinism_on_the_cpu(fresh_warnings: None) -> None:
+def test_sdpa_declines_determinism_on_the_cpu(fresh_warnings: None, sdpa_first: None) -> None:
     deterministic = _problem()._replace(deterministic=True)
     with pytest.raises(ValueError, match=r"backend 'sdpa' cannot serve this call: .* another number of threads"):
         backends.choose(deterministic, "sdpa")
@@ -75,7 +101,7 @@ def test_a_composite_has_no_kernel() -> None:
         backends.kernel("sdpa")
 
 
-def test_auto_warns_once_for_each_reason(fresh_warnings: None) -> None:
+def test_auto_warns_once_for_each_reason(fresh_warnings: None, sdpa_first: None) -> None:
     q = torch.randn(1, 4, 2, 8)
     with pytest.warns(RuntimeWarning, match="skips the faster backend 'sdpa': torch's SDPA draws"):
         attention(q, q, q, dropout_p=0.1)
@@ -87,17 +113,11 @@ def test_auto_warns_once_for_each_reason(fresh_warnings: None) -> None:
         attention(q, q, q, return_lse=True)
 
 
-def test_no_warning_while_compiling(fresh_warnings: None) -> None:
+def test_no_warning_while_compiling(fresh_warnings: None, sdpa_first: None) -> None:
     compiled = torch.compile(lambda q: attention(q, q, q, dropout_p=0.1), fullgraph=True, backend="eager")
     with warnings.catch_warnings():
         warnings.simplefilter("error", RuntimeWarning)
         compiled(torch.randn(1, 4, 2, 8))
-
-
-def _run(code: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-c", code], env=os.environ | environment, capture_output=True, text=True, check=False
-    )
 
 
 def test_the_environment_forces_a_backend() -> None:
@@ -113,13 +133,13 @@ except ValueError as error:
     print(error)
 attention(q, q, q, dropout_p=0.1, backend="auto")
 """
-    result = _run(code, FASTBERT_BACKEND="sdpa")
+    result = run_code(code, FASTBERT_BACKEND="sdpa")
     assert result.returncode == 0, result.stderr
     assert result.stdout.splitlines()[0] == "sdpa"
     assert "backend 'sdpa' cannot serve this call" in result.stdout
 
 
 def test_the_environment_names_an_unknown_backend() -> None:
-    result = _run("import fastbert.ops", FASTBERT_BACKEND="fast")
+    result = run_code("import fastbert.ops", FASTBERT_BACKEND="fast")
     assert result.returncode != 0
-    assert "FASTBERT_BACKEND is 'fast'; allowed are auto, reference, sdpa" in result.stderr
+    assert "FASTBERT_BACKEND is 'fast'; allowed are auto, reference, sdpa, cpu" in result.stderr

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 import torch
 from definition import elementwise_byte
+from fused import SHAPES, assert_compiles_whole, assert_equal_for_any_thread_count, assert_strides_do_not_matter, kept
 
-from fastbert.ops import draw_rng, dropout
+from fastbert.ops import draw_rng, dropout, dropout_add, extension, philox
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
@@ -111,6 +112,67 @@ def test_compiles_whole() -> None:
         assert torch.equal(*(torch.autograd.grad(y.sum(), x)[0] for y in (out, step(x, _rng()))))
 
 
+@pytest.mark.parametrize("residual", [False, True])
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_definition_of_any_shape(seed: int, dtype: torch.dtype, residual: bool) -> None:
+    for rows, columns in SHAPES:
+        x, other = (torch.randn(rows, columns).to(dtype) for _ in range(2))
+        keep = kept(rows, columns, 5, 26)
+        scaled = torch.where(keep, x.float() * (256 / 230), 0)
+        if residual:
+            assert torch.equal(dropout_add(x, other, p=0.1, rng=_rng(), site=5), (other.float() + scaled).to(dtype))
+        else:
+            assert torch.equal(dropout(x, 0.1, rng=_rng(), site=5), scaled.to(dtype))
+
+
+def test_the_mask_is_that_of_the_definition_in_torch() -> None:
+    out = dropout(torch.ones(65, 1000), 0.3, rng=_rng(7, 2**40 + 1), site=2**31 - 1)
+    expected = philox.elementwise_bytes_in_torch(_rng(7, 2**40 + 1), 65, 1000, 2**31 - 1) >= philox.threshold(0.3)
+    assert torch.equal(out != 0, expected)
+
+
+def test_the_sum_and_its_gradients(seed: int) -> None:
+    x, residual = (torch.randn(9, 37, requires_grad=True) for _ in range(2))
+    dout = torch.randn(9, 37)
+    keep = _kept(9, 37, 1, 128)
+    out = dropout_add(x, residual, p=0.5, rng=_rng(), site=1)
+    assert torch.equal(out, residual + torch.where(keep, x * 2, 0))
+    dx, dresidual = torch.autograd.grad(out, (x, residual), dout)
+    assert torch.equal(dx, torch.where(keep, dout * 2, 0))
+    assert torch.equal(dresidual, dout)
+    assert torch.equal(dropout_add(x, residual, p=0.0, rng=None, site=1), x + residual)
+    assert torch.equal(dropout_add(x, residual, p=1.0, rng=None, site=1), residual)
+
+
+def test_threads_and_strides(seed: int) -> None:
+    for dtype in DTYPES:
+        x, residual = (torch.randn(1000, 300).to(dtype) for _ in range(2))
+        assert_equal_for_any_thread_count(lambda a: (dropout(a, 0.1, rng=_rng(), site=1),), x)
+        assert_equal_for_any_thread_count(lambda a, b: (dropout_add(a, b, p=0.1, rng=_rng(), site=1),), x, residual)
+        assert_strides_do_not_matter(lambda a, b: (dropout_add(a, b, p=0.1, rng=_rng(), site=1),), x, residual)
+
+
+def test_without_the_extension_the_definition_is_the_same(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    x, residual = torch.randn(9, 37), torch.randn(9, 37)
+    found = dropout(x, 0.5, rng=_rng(), site=1), dropout_add(x, residual, p=0.5, rng=_rng(), site=1)
+    monkeypatch.setattr(extension, "compiled", None)
+    assert torch.equal(dropout(x, 0.5, rng=_rng(), site=1), found[0])
+    assert torch.equal(dropout_add(x, residual, p=0.5, rng=_rng(), site=1), found[1])
+
+
+def test_registration_of_the_sum() -> None:
+    x, residual = (torch.randn(5, 20, requires_grad=True) for _ in range(2))
+    torch.library.opcheck(torch.ops.fastbert.dropout_add.default, (x, residual, _rng(), 1, 26))
+
+
+def test_the_sum_compiles_whole(seed: int) -> None:
+    random = _rng()
+    assert_compiles_whole(
+        lambda x, residual: (dropout_add(torch.relu(x), residual, p=0.25, rng=random, site=2),),
+        lambda rows: (torch.randn(rows, 16), torch.randn(rows, 16)),
+    )
+
+
 @pytest.mark.parametrize(
     ("x", "p", "rng", "site", "error", "message"),
     [
@@ -132,3 +194,16 @@ def test_errors(
 ) -> None:
     with pytest.raises(error, match=message):
         dropout(x, p, rng=rng, site=site)
+
+
+@pytest.mark.parametrize(
+    ("residual", "error", "message"),
+    [
+        (None, TypeError, "residual is a NoneType"),
+        (torch.ones(2, 3), ValueError, r"residual has shape \(2, 3\); it must be that of x, \(2, 2\)"),
+        (torch.ones(2, 2).half(), TypeError, "residual is torch.float16"),
+    ],
+)
+def test_errors_of_the_sum(residual: torch.Tensor, error: type[Exception], message: str) -> None:
+    with pytest.raises(error, match=message):
+        dropout_add(torch.ones(2, 2), residual, p=0.1, rng=None, site=0)

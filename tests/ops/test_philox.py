@@ -179,11 +179,11 @@ with warnings.catch_warnings(record=True) as caught:
     warnings.simplefilter("always")
     import torch
     from fastbert.environment import describe
-    from fastbert.ops import dropout, philox
+    from fastbert.ops import dropout, extension
     assert dropout(torch.ones(2, 8), 0.5, rng=None, site=0).shape == (2, 8)
     dropout(torch.ones(2, 8), 0.5, rng=None, site=0)
 print(sum("libgomp.so.1" in str(warning.message) for warning in caught))
-print(philox.extension_error)
+print(extension.error)
 print(describe().as_text())
 """
 

@@ -24,8 +24,8 @@ struct PhiloxStreamKernels {
   // Writes `count` tiles side by side from tile `first` on; rows are `row_stride` bytes apart.
   void (*tiles)(const PhiloxStream& stream, std::uint32_t first, std::int64_t count, std::uint8_t* out,
                 std::ptrdiff_t row_stride);
-  // Writes the blocks of counters 0 .. count - 1, 16 bytes each, words and bytes in little-endian order.
-  void (*blocks)(const PhiloxStream& stream, std::int64_t count, std::uint8_t* out);
+  // Writes the blocks of counters first .. first + count - 1, 16 bytes each, words and bytes in little-endian order.
+  void (*blocks)(const PhiloxStream& stream, std::uint32_t first, std::int64_t count, std::uint8_t* out);
 };
 
 const PhiloxStreamKernels& philox_stream_generic();

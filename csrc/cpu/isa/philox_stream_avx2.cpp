@@ -67,11 +67,11 @@ void store_blocks(const __m256i (&words)[4], std::uint8_t* out) {
   _mm256_storeu_si256(reinterpret_cast<__m256i*>(out + 32), _mm256_permute2x128_si256(even, odd, 0x31));
 }
 
-void blocks(const PhiloxStream& stream, std::int64_t count, std::uint8_t* out) {
+void blocks(const PhiloxStream& stream, std::uint32_t first, std::int64_t count, std::uint8_t* out) {
   const PhiloxPrelude<Avx2> prelude(stream);
   for (std::int64_t index = 0; index < count; index += Avx2::lanes, out += Avx2::lanes * kBlockBytes) {
     __m256i words[4];
-    philox_lanes<Avx2>(prelude, counters_from(static_cast<std::uint32_t>(index)), words);
+    philox_lanes<Avx2>(prelude, counters_from(first + static_cast<std::uint32_t>(index)), words);
     if (count - index >= Avx2::lanes) {
       store_blocks(words, out);
     } else {

@@ -79,11 +79,11 @@ void store_blocks(const __m512i (&words)[4], std::uint8_t* out) {
   _mm512_storeu_si512(out + 64, second);
 }
 
-void blocks(const PhiloxStream& stream, std::int64_t count, std::uint8_t* out) {
+void blocks(const PhiloxStream& stream, std::uint32_t first, std::int64_t count, std::uint8_t* out) {
   const PhiloxPrelude<Avx512> prelude(stream);
   for (std::int64_t index = 0; index < count; index += Avx512::lanes, out += Avx512::lanes * kBlockBytes) {
     __m512i words[4];
-    philox_lanes<Avx512>(prelude, counters_from(static_cast<std::uint32_t>(index)), words);
+    philox_lanes<Avx512>(prelude, counters_from(first + static_cast<std::uint32_t>(index)), words);
     if (count - index >= Avx512::lanes) {
       store_blocks(words, out);
     } else {

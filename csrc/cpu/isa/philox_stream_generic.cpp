@@ -26,9 +26,9 @@ void tiles(const PhiloxStream& stream, std::uint32_t first, std::int64_t count, 
   }
 }
 
-void blocks(const PhiloxStream& stream, std::int64_t count, std::uint8_t* out) {
+void blocks(const PhiloxStream& stream, std::uint32_t first, std::int64_t count, std::uint8_t* out) {
   for (std::int64_t index = 0; index < count; ++index, out += kBlockBytes) {
-    const PhiloxBlock block = block_at(stream, static_cast<std::uint32_t>(index));
+    const PhiloxBlock block = block_at(stream, first + static_cast<std::uint32_t>(index));
     for (int byte = 0; byte < kBlockBytes; ++byte) {
       out[byte] = static_cast<std::uint8_t>(block.word[byte / 4] >> (8 * (byte % 4)));
     }

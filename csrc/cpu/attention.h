@@ -1,0 +1,19 @@
+// Exact attention on the CPU: the whole operator contract, forward and backward.
+//
+// Results are the same bits for any number of threads. A call holds one scratch of some hundred kilobytes for each
+// thread, whatever the lengths.
+#pragma once
+
+#include <cstddef>
+
+#include "../common/attention_params.h"
+
+namespace fastbert {
+
+// Writes all of out and lse: rows that see no key, or belong to no sequence, are 0 and -inf.
+void attention_forward(const AttentionForwardParams& params, int num_threads);
+
+// Writes all of dq, dk and dv.
+void attention_backward(const AttentionBackwardParams& params, int num_threads);
+
+}  // namespace fastbert

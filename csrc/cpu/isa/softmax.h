@@ -1,0 +1,114 @@
+// Rows of scores to weights, in place, block of keys by block of keys (Milakov and Gimelshein, "Online normalizer
+// calculation for softmax", 2018).
+//
+// Weights are e^(s - m) with m the largest score so far. The difference is taken first and then brought to base 2, so
+// the largest weight is exactly 1 and the others keep their relative precision however large the scores are. (One fused
+// multiply-add of s and a prepared m would save an instruction and lose both.)
+#pragma once
+
+#include "dropout.h"
+#include "exp2.h"
+#include "mask.h"
+
+namespace fastbert {
+namespace {
+
+constexpr float kLog2E = 1.44269504f;
+
+// The survivors' multiplier: one over the probability that a byte is at least the threshold.
+inline float survivor_scale(int threshold) { return 256.0f / static_cast<float>(256 - threshold); }
+
+// What a row knows of the keys it has met.
+struct RowState {
+  float* largest;  // score, -inf before the first key
+  float* sum;      // of weights relative to `largest`, before dropout
+};
+
+// Columns [begin, end) of one row, whole vectors; unless they are Scaled, scores are still to be multiplied by the
+// scale. Returns what everything accumulated so far must be multiplied by.
+template <class V, bool Scaled, bool Masked, bool Dropped>
+inline float softmax_row(float* scores, int begin, int end, float scale, const RowMask& mask, const KeptBytes& kept,
+                         const RowState& state) {
+  using Float = typename V::Float;
+  const Float nothing = V::broadcast(kMinusInfinity);
+  Float largest = nothing;
+  for (int column = begin; column < end; column += V::lanes) {
+    Float x = V::load(scores + column);
+    if constexpr (!Scaled) x = x * V::broadcast(scale);
+    if constexpr (Masked) x = V::select(mask.template lanes<V>(column), x, nothing);
+    if constexpr (!Scaled || Masked) V::store(scores + column, x);
+    largest = V::maximum(x, largest);
+  }
+  const float before = *state.largest;
+  const float in_block = V::largest(largest);
+  const float now = before > in_block ? before : in_block;
+  *state.largest = now;
+  const float base = now == kMinusInfinity ? 0.0f : now;  // or -inf - -inf would be NaN
+
+  const Float factor = V::broadcast(kLog2E), offset = V::broadcast(base);
+  Float sums = V::zero();
+  for (int column = begin; column < end; column += V::lanes) {
+    const Float exponent = (V::load(scores + column) - offset) * factor;
+    const Float weight = Masked ? exp2<V>(exponent) : exp2_clamped<V>(exponent);
+    sums = sums + weight;
+    if constexpr (Dropped) {
+      V::store(scores + column, V::or_zero(kept.template lanes<V>(column), weight));
+    } else {
+      V::store(scores + column, weight);
+    }
+  }
+  if (before == now) {
+    *state.sum += V::sum(sums);
+    return 1.0f;
+  }
+  const float correction = exp2_of<V>((before - base) * kLog2E);
+  *state.sum = *state.sum * correction + V::sum(sums);
+  return correction;
+}
+
+}  // namespace
+}  // namespace fastbert
+
+namespace fastbert {
+namespace {
+
+// For the backward. Of one row: scores to weights P, and s dP to zero where P was dropped. Returns the sum of P * dP.
+template <class V, bool Scaled, bool Masked, bool Dropped>
+inline float weigh_row(float* scores, float* gradients, int begin, int end, float scale, float lse, const RowMask& mask,
+                       const KeptBytes& kept) {
+  using Float = typename V::Float;
+  const Float survivors = V::broadcast(survivor_scale(kept.threshold));
+  const Float factor = V::broadcast(kLog2E), offset = V::broadcast(lse);
+  Float sums = V::zero();
+  for (int column = begin; column < end; column += V::lanes) {
+    Float score = V::load(scores + column);
+    if constexpr (!Scaled) score = score * V::broadcast(scale);
+    Float weight = exp2_clamped<V>((score - offset) * factor);
+    Float gradient = V::load(gradients + column);
+    if constexpr (Masked) {
+      const typename V::Mask seen = mask.template lanes<V>(column);
+      weight = V::or_zero(seen, weight);
+      gradient = V::or_zero(seen, gradient);
+    }
+    if constexpr (Dropped) gradient = V::or_zero(kept.template lanes<V>(column), gradient * survivors);
+    V::store(scores + column, weight);
+    V::store(gradients + column, gradient);
+    sums = V::multiply_add(weight, gradient, sums);
+  }
+  return V::sum(sums);
+}
+
+// dP to dS = P (dP - delta), and P to what of it was kept.
+template <class V, bool Dropped>
+inline void differentiate_row(float* scores, float* gradients, int begin, int end, float delta, const KeptBytes& kept) {
+  using Float = typename V::Float;
+  const Float offset = V::broadcast(delta);
+  for (int column = begin; column < end; column += V::lanes) {
+    const Float weight = V::load(scores + column);
+    V::store(gradients + column, weight * (V::load(gradients + column) - offset));
+    if constexpr (Dropped) V::store(scores + column, V::or_zero(kept.template lanes<V>(column), weight));
+  }
+}
+
+}  // namespace
+}  // namespace fastbert

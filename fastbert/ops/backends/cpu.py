@@ -1,0 +1,119 @@
+"""The compiled CPU kernels: the whole contract, in C++ for the instruction set of the machine (csrc/cpu/).
+
+Here tensors become addresses and strides; nothing else happens in Python.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fastbert.ops import extension
+from fastbert.ops.backends.interface import KernelBackend
+from fastbert.ops.problem import AttentionOptions, AttentionProblem, lse_shape
+
+_DTYPES = {torch.float32: "float32", torch.bfloat16: "bfloat16", torch.float16: "float16"}
+_NO_STRIDES = (0, 0, 0)
+
+
+def supports(problem: AttentionProblem) -> str | None:
+    """Everything on CPU tensors, where the extension is built."""
+    if problem.device_type != "cpu":
+        return f"it computes on the CPU, and the tensors are on {problem.device_type}"
+    return extension.error
+
+
+def forward(q: Tensor, k: Tensor, v: Tensor, options: AttentionOptions) -> tuple[Tensor, Tensor]:
+    """See :class:`KernelBackend`."""
+    out = torch.empty(q.shape, dtype=q.dtype)
+    lse = torch.empty(lse_shape(q), dtype=torch.float32)
+    options = _contiguous(options)
+    _compiled().attention_forward(_problem(q, k, options), *_addresses(q, k, v), out.data_ptr(), lse.data_ptr())
+    return out, lse
+
+
+def backward(
+    dout: Tensor | None,
+    dlse: Tensor | None,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    out: Tensor,
+    lse: Tensor,
+    options: AttentionOptions,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """See :class:`KernelBackend`."""
+    dq, dk, dv = (torch.empty(x.shape, dtype=x.dtype) for x in (q, k, v))
+    options = _contiguous(options)
+    out, lse = out.contiguous(), lse.contiguous()
+    dlse = None if dlse is None else dlse.contiguous()
+    _compiled().attention_backward(
+        _problem(q, k, options),
+        *_addresses(q, k, v),
+        out.data_ptr(),
+        lse.data_ptr(),
+        _address(dout),
+        _NO_STRIDES if dout is None else _strides(dout),
+        _address(dlse),
+        dq.data_ptr(),
+        dk.data_ptr(),
+        dv.data_ptr(),
+    )
+    return dq, dk, dv
+
+
+def _compiled() -> Any:
+    if extension.compiled is None:
+        raise RuntimeError(f"attention: backend 'cpu' cannot run: {extension.error}")
+    return extension.compiled
+
+
+def _contiguous(options: AttentionOptions) -> AttentionOptions:
+    """The options with tensors that may be read by address alone; the caller keeps them alive over the call."""
+    tensors = ("cu_seqlens_q", "cu_seqlens_k", "key_padding_mask", "rng")
+    found = {name: getattr(options, name) for name in tensors}
+    strided = {name: x.contiguous() for name, x in found.items() if x is not None and not x.is_contiguous()}
+    return options._replace(**strided) if strided else options
+
+
+def _problem(q: Tensor, k: Tensor, options: AttentionOptions) -> Any:
+    varlen = options.cu_seqlens_q is not None
+    return _compiled().AttentionProblem(
+        dtype=_DTYPES[q.dtype],
+        batch=options.cu_seqlens_q.shape[0] - 1 if options.cu_seqlens_q is not None else q.shape[0],
+        heads=q.shape[-2],
+        kv_heads=k.shape[-2],
+        head_dim=q.shape[-1],
+        seq_q=options.max_seqlen_q,
+        seq_k=options.max_seqlen_k,
+        total_q=q.shape[0] if varlen else 0,
+        total_k=k.shape[0] if varlen else 0,
+        cu_seqlens_q=_address(options.cu_seqlens_q),
+        cu_seqlens_k=_address(options.cu_seqlens_k),
+        key_padding_mask=_address(options.key_padding_mask),
+        window_left=options.window_left,
+        window_right=options.window_right,
+        scale=options.scale,
+        dropout_threshold=options.dropout_threshold,
+        rng=_address(options.rng),
+        num_threads=torch.get_num_threads(),
+    )
+
+
+def _addresses(q: Tensor, k: Tensor, v: Tensor) -> tuple[Any, ...]:
+    return q.data_ptr(), _strides(q), k.data_ptr(), _strides(k), v.data_ptr(), _strides(v)
+
+
+def _address(x: Tensor | None) -> int:
+    return 0 if x is None else x.data_ptr()
+
+
+def _strides(x: Tensor) -> tuple[int, ...]:
+    """(batch, row, head); a packed tensor has no batch."""
+    strides = x.stride()[:-1]
+    return strides if len(strides) == 3 else (0, *strides)
+
+
+BACKEND = KernelBackend("cpu", supports, forward, backward)

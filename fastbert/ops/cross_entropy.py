@@ -1,0 +1,165 @@
+"""Cross entropy with a sum, not a mean: who averages over what is the caller's business.
+
+The forward reads the logits once, in the type they have, and keeps two numbers a row; the backward writes their
+gradient in one pass. Neither makes a second array of the logits' size beside that gradient.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from fastbert.ops import elementwise
+from fastbert.ops.validation import check_no_forward_mode, check_rows, check_tensor
+
+REDUCTIONS = ("sum", "none")
+
+
+def cross_entropy(
+    logits: Tensor, targets: Tensor, *, ignore_index: int = -100, reduction: Literal["sum", "none"] = "sum"
+) -> Tensor:
+    """-log softmax(logits)[target], in float32.
+
+    One kernel for float32, bfloat16 and float16 CPU tensors; torch's operators for all others.
+
+    Args:
+        logits: (rows, classes), of a floating-point type.
+        targets: int64 (rows,), classes.
+        ignore_index: rows with this target have loss and gradient 0, whatever their logits.
+        reduction: "sum" over the rows, or "none".
+
+    Returns:
+        0-dim or (rows,), float32 (float64 for float64 logits).
+
+    Raises:
+        TypeError: a wrong type or dtype.
+        ValueError: a wrong shape, device or reduction; on the CPU, a target that is no class.
+        NotImplementedError: second derivatives, where the kernel ran; forward-mode differentiation.
+    """
+    check_rows("cross_entropy", "logits", logits)
+    check_tensor("targets", targets, torch.int64, logits, "cross_entropy")
+    if targets.dim() != 1 or targets.size(0) != logits.size(0):
+        raise ValueError(
+            f"cross_entropy: targets have shape {tuple(targets.shape)}; it must be ({logits.shape[0]},), one for each "
+            "row of logits"
+        )
+    if reduction not in REDUCTIONS:
+        raise ValueError(f"cross_entropy: reduction is {reduction!r}; allowed are 'sum' and 'none'")
+    if not elementwise.kernels_serve(logits):
+        wide = logits if logits.dtype == torch.float64 else logits.float()
+        return F.cross_entropy(wide, targets, ignore_index=ignore_index, reduction=reduction)
+    check_no_forward_mode("cross_entropy", logits)
+    arguments = (logits, targets, ignore_index, reduction)
+    if not elementwise.nobody_watches(logits, targets):
+        return torch.ops.fastbert.cross_entropy(*arguments)[0]  # type: ignore[no-any-return]
+    if torch.is_grad_enabled() and logits.requires_grad:
+        return _CrossEntropy.apply(*arguments)  # type: ignore[no-any-return, no-untyped-call]
+    return _forward(*arguments)[0]
+
+
+def _forward(logits: Tensor, targets: Tensor, ignore_index: int, reduction: str) -> tuple[Tensor, Tensor]:
+    """The loss, and (2, rows) float32: the largest logit and the logarithm of the sum of exp(logit - largest)."""
+    logits, targets = logits.contiguous(), targets.contiguous()
+    rows, classes = logits.shape
+    losses, statistics = torch.empty(rows), torch.empty((2, rows))
+    total = torch.empty(()) if reduction == "sum" else None
+    where = statistics.data_ptr()
+    elementwise.compiled().cross_entropy_forward(
+        elementwise.DTYPE_NAMES[logits.dtype],
+        rows,
+        classes,
+        logits.data_ptr(),
+        targets.data_ptr(),
+        ignore_index,
+        losses.data_ptr(),
+        elementwise.address(total),
+        where,
+        where + 4 * rows,
+        torch.get_num_threads(),
+    )
+    return losses if total is None else total, statistics
+
+
+def _backward(
+    gradient: Tensor, logits: Tensor, targets: Tensor, statistics: Tensor, ignore_index: int, reduction: str
+) -> Tensor:
+    gradient, logits, targets, statistics = (x.contiguous() for x in (gradient, logits, targets, statistics))
+    rows, classes = logits.shape
+    dlogits = torch.empty_like(logits)
+    where = statistics.data_ptr()
+    elementwise.compiled().cross_entropy_backward(
+        elementwise.DTYPE_NAMES[logits.dtype],
+        rows,
+        classes,
+        gradient.data_ptr(),
+        0 if reduction == "sum" else 1,
+        logits.data_ptr(),
+        targets.data_ptr(),
+        ignore_index,
+        where,
+        where + 4 * rows,
+        dlogits.data_ptr(),
+        torch.get_num_threads(),
+    )
+    return dlogits
+
+
+class _CrossEntropy(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, logits: Tensor, targets: Tensor, ignore_index: int, reduction: str) -> Tensor:
+        loss, statistics = _forward(logits, targets, ignore_index, reduction)
+        _save(ctx, (logits, targets, ignore_index, reduction), (loss, statistics))
+        return loss
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        if torch.is_grad_enabled():  # a graph of the backward is wanted: the registered operator says there is none
+            return _registered_backward(ctx, gradient)
+        return _backward(gradient, *ctx.saved_tensors, *ctx.options), None, None, None
+
+
+def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+    logits, targets, *ctx.options = inputs
+    ctx.save_for_backward(logits, targets, output[1])
+
+
+def _registered_backward(ctx: Any, gradient: Tensor, _: Tensor | None = None) -> tuple[Tensor | None, ...]:
+    dlogits = torch.ops.fastbert.cross_entropy_backward(gradient, *ctx.saved_tensors, *ctx.options)
+    return dlogits, None, None, None
+
+
+def _no_second(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
+    raise elementwise.no_second_derivatives("cross_entropy")
+
+
+_library = elementwise.new_library()
+_library.define(
+    "cross_entropy(Tensor logits, Tensor targets, int ignore_index, str reduction) -> (Tensor loss, Tensor statistics)",
+    tags=(torch.Tag.pt2_compliant_tag,),
+)
+_library.define(
+    "cross_entropy_backward(Tensor dloss, Tensor logits, Tensor targets, Tensor statistics, int ignore_index, "
+    "str reduction) -> Tensor",
+    tags=(torch.Tag.pt2_compliant_tag,),
+)
+_library.impl("cross_entropy", _forward, "CPU")
+_library.impl("cross_entropy_backward", _backward, "CPU")
+
+
+@torch.library.register_fake("fastbert::cross_entropy", lib=_library)
+def _forward_fake(logits: Tensor, targets: Tensor, ignore_index: int, reduction: str) -> tuple[Tensor, Tensor]:
+    rows = logits.shape[0]
+    loss = logits.new_empty(() if reduction == "sum" else (rows,), dtype=torch.float32)
+    return loss, logits.new_empty((2, rows), dtype=torch.float32)
+
+
+@torch.library.register_fake("fastbert::cross_entropy_backward", lib=_library)
+def _backward_fake(gradient: Tensor, logits: Tensor, *inputs: Any) -> Tensor:
+    return logits.new_empty(logits.shape)
+
+
+torch.library.register_autograd("fastbert::cross_entropy", _registered_backward, setup_context=_save, lib=_library)
+torch.library.register_autograd("fastbert::cross_entropy_backward", _no_second, lib=_library)
