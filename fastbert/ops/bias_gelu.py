@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fastbert.ops import elementwise
+from fastbert.ops import elementwise, extension
 from fastbert.ops.validation import check_no_forward_mode, check_parameter, check_rows
 
 APPROXIMATIONS = ("none", "tanh")
@@ -44,7 +44,7 @@ def bias_gelu(x: Tensor, bias: Tensor, *, approximate: str = "none") -> Tensor:
     if not elementwise.kernels_serve(x, bias):
         return F.gelu(x + bias.to(x.dtype), approximate=approximate)
     check_no_forward_mode("bias_gelu", x, bias)
-    if not elementwise.nobody_watches(x, bias):
+    if not extension.nobody_watches(x, bias):
         return torch.ops.fastbert.bias_gelu(x, bias, approximate)  # type: ignore[no-any-return]
     if torch.is_grad_enabled() and (x.requires_grad or bias.requires_grad):
         return _BiasGelu.apply(x, bias, approximate)  # type: ignore[no-any-return, no-untyped-call]
@@ -54,8 +54,8 @@ def bias_gelu(x: Tensor, bias: Tensor, *, approximate: str = "none") -> Tensor:
 def _forward(x: Tensor, bias: Tensor, approximate: str) -> Tensor:
     x, bias = x.contiguous(), bias.contiguous()
     out = torch.empty_like(x)
-    elementwise.compiled().bias_gelu_forward(
-        elementwise.DTYPE_NAMES[x.dtype],
+    extension.required("bias_gelu").bias_gelu_forward(
+        extension.DTYPE_NAMES[x.dtype],
         approximate == "tanh",
         *x.shape,
         x.data_ptr(),
@@ -69,8 +69,8 @@ def _forward(x: Tensor, bias: Tensor, approximate: str) -> Tensor:
 def _backward(dout: Tensor, x: Tensor, bias: Tensor, approximate: str) -> tuple[Tensor, Tensor]:
     dout, x, bias = dout.contiguous(), x.contiguous(), bias.contiguous()
     dx, dbias = torch.empty_like(x), torch.empty_like(bias)
-    elementwise.compiled().bias_gelu_backward(
-        elementwise.DTYPE_NAMES[x.dtype],
+    extension.required("bias_gelu").bias_gelu_backward(
+        extension.DTYPE_NAMES[x.dtype],
         approximate == "tanh",
         *x.shape,
         dout.data_ptr(),

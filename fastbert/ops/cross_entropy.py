@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fastbert.ops import elementwise
+from fastbert.ops import elementwise, extension
 from fastbert.ops.validation import check_no_forward_mode, check_rows, check_tensor
 
 REDUCTIONS = ("sum", "none")
@@ -53,7 +53,7 @@ def cross_entropy(
         return F.cross_entropy(wide, targets, ignore_index=ignore_index, reduction=reduction)
     check_no_forward_mode("cross_entropy", logits)
     arguments = (logits, targets, ignore_index, reduction)
-    if not elementwise.nobody_watches(logits, targets):
+    if not extension.nobody_watches(logits, targets):
         return torch.ops.fastbert.cross_entropy(*arguments)[0]  # type: ignore[no-any-return]
     if torch.is_grad_enabled() and logits.requires_grad:
         return _CrossEntropy.apply(*arguments)  # type: ignore[no-any-return, no-untyped-call]
@@ -67,15 +67,15 @@ def _forward(logits: Tensor, targets: Tensor, ignore_index: int, reduction: str)
     losses, statistics = torch.empty(rows), torch.empty((2, rows))
     total = torch.empty(()) if reduction == "sum" else None
     where = statistics.data_ptr()
-    elementwise.compiled().cross_entropy_forward(
-        elementwise.DTYPE_NAMES[logits.dtype],
+    extension.required("cross_entropy").cross_entropy_forward(
+        extension.DTYPE_NAMES[logits.dtype],
         rows,
         classes,
         logits.data_ptr(),
         targets.data_ptr(),
         ignore_index,
         losses.data_ptr(),
-        elementwise.address(total),
+        extension.address(total),
         where,
         where + 4 * rows,
         torch.get_num_threads(),
@@ -90,8 +90,8 @@ def _backward(
     rows, classes = logits.shape
     dlogits = torch.empty_like(logits)
     where = statistics.data_ptr()
-    elementwise.compiled().cross_entropy_backward(
-        elementwise.DTYPE_NAMES[logits.dtype],
+    extension.required("cross_entropy").cross_entropy_backward(
+        extension.DTYPE_NAMES[logits.dtype],
         rows,
         classes,
         gradient.data_ptr(),

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fastbert.ops import elementwise, philox
+from fastbert.ops import elementwise, extension, philox
 from fastbert.ops.validation import check_dropout, check_no_forward_mode, check_residual, check_rows
 
 
@@ -75,7 +75,7 @@ def dropout_add(x: Tensor, residual: Tensor, *, p: float, rng: Tensor | None, si
 
 
 def _run(x: Tensor, residual: Tensor | None, rng: Tensor, site: int, threshold: int) -> Tensor:
-    if not elementwise.nobody_watches(x, rng, x if residual is None else residual):
+    if not extension.nobody_watches(x, rng, x if residual is None else residual):
         if residual is None:
             return torch.ops.fastbert.dropout(x, rng, site, threshold)  # type: ignore[no-any-return]
         return torch.ops.fastbert.dropout_add(x, residual, rng, site, threshold)  # type: ignore[no-any-return]
@@ -96,12 +96,12 @@ def _compute(x: Tensor, residual: Tensor | None, rng: Tensor, site: int, thresho
         return out
     rng = rng.contiguous()
     residual = None if residual is None else residual.contiguous()
-    elementwise.compiled().dropout_add(
-        elementwise.DTYPE_NAMES[x.dtype],
+    extension.required("dropout").dropout_add(
+        extension.DTYPE_NAMES[x.dtype],
         rows,
         columns,
         x.data_ptr(),
-        elementwise.address(residual),
+        extension.address(residual),
         out.data_ptr(),
         threshold,
         rng.data_ptr(),

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fastbert.ops import elementwise, philox
+from fastbert.ops import elementwise, extension, philox
 from fastbert.ops.elementwise_dropout import dropout, dropout_add
 from fastbert.ops.validation import check_dropout, check_no_forward_mode, check_parameter, check_residual, check_rows
 
@@ -115,7 +115,7 @@ def dropout_add_layer_norm(
     else:
         rng, threshold = philox.draw_rng("cpu") if rng is None else rng, philox.threshold(p)
     arguments = (x, residual, weight, bias, rng, site, threshold, eps, return_sum)
-    if not elementwise.nobody_watches(x, residual, weight, bias):
+    if not extension.nobody_watches(x, residual, weight, bias):
         out, total, _ = torch.ops.fastbert.dropout_add_layer_norm(*arguments)
         return (out, total) if return_sum else out
     if torch.is_grad_enabled() and (
@@ -147,8 +147,8 @@ def _forward(
     if rows == 0:
         return out, total, statistics
     where = statistics.data_ptr()
-    elementwise.compiled().layer_norm_forward(
-        elementwise.DTYPE_NAMES[x.dtype],
+    extension.required("dropout_add_layer_norm").layer_norm_forward(
+        extension.DTYPE_NAMES[x.dtype],
         rows,
         columns,
         x.data_ptr(),
@@ -157,11 +157,11 @@ def _forward(
         bias.data_ptr(),
         eps,
         out.data_ptr(),
-        elementwise.address(total),
+        extension.address(total),
         where,
         where + 4 * rows,
         threshold,
-        elementwise.address(rng),
+        extension.address(rng),
         site,
         torch.get_num_threads(),
     )
@@ -195,24 +195,24 @@ def _backward(
         return dx, dresidual, torch.zeros_like(weight), torch.zeros_like(weight)
     dweight, dbias = torch.empty_like(weight), torch.empty_like(weight)
     where = statistics.data_ptr()
-    elementwise.compiled().layer_norm_backward(
-        elementwise.DTYPE_NAMES[dout.dtype],
+    extension.required("dropout_add_layer_norm").layer_norm_backward(
+        extension.DTYPE_NAMES[dout.dtype],
         rows,
         columns,
         dout.data_ptr(),
-        elementwise.address(dtotal),
-        elementwise.address(total),
-        elementwise.address(x),
-        elementwise.address(residual),
+        extension.address(dtotal),
+        extension.address(total),
+        extension.address(x),
+        extension.address(residual),
         weight.data_ptr(),
         where,
         where + 4 * rows,
-        elementwise.address(dx),
+        extension.address(dx),
         dresidual.data_ptr(),
         dweight.data_ptr(),
         dbias.data_ptr(),
         threshold,
-        elementwise.address(rng),
+        extension.address(rng),
         site,
         torch.get_num_threads(),
     )

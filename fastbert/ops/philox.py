@@ -211,7 +211,9 @@ def _fill_elementwise_bytes(rng: Tensor, rows: int, columns: int, site: int) -> 
         return elementwise_bytes_in_torch(rng, rows, columns, site)
     out = torch.empty((rows, columns), dtype=torch.uint8)
     seed, offset = _host_pair(rng)
-    extension.compiled.philox_elementwise_bytes(out.data_ptr(), rows, columns, seed, offset, site, torch.get_num_threads())
+    extension.compiled.philox_elementwise_bytes(
+        out.data_ptr(), rows, columns, seed, offset, site, torch.get_num_threads()
+    )
     return out
 
 

@@ -15,7 +15,7 @@ from torch import Tensor
 from fastbert.ops.autocast import autocast_is_on
 from fastbert.ops.backends import kernel
 from fastbert.ops.backends.interface import no_second_derivatives
-from fastbert.ops.elementwise import nobody_watches
+from fastbert.ops.extension import nobody_watches
 from fastbert.ops.problem import AttentionOptions, lse_shape
 
 _OPTIONS = (

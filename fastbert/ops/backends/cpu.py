@@ -12,9 +12,9 @@ from torch import Tensor
 
 from fastbert.ops import extension
 from fastbert.ops.backends.interface import KernelBackend
+from fastbert.ops.extension import address
 from fastbert.ops.problem import AttentionOptions, AttentionProblem, lse_shape
 
-_DTYPES = {torch.float32: "float32", torch.bfloat16: "bfloat16", torch.float16: "float16"}
 _NO_STRIDES = (0, 0, 0)
 
 
@@ -30,7 +30,9 @@ def forward(q: Tensor, k: Tensor, v: Tensor, options: AttentionOptions) -> tuple
     out = torch.empty(q.shape, dtype=q.dtype)
     lse = torch.empty(lse_shape(q), dtype=torch.float32)
     options = _contiguous(options)
-    _compiled().attention_forward(_problem(q, k, options), *_addresses(q, k, v), out.data_ptr(), lse.data_ptr())
+    extension.required("attention").attention_forward(
+        _problem(q, k, options), *_addresses(q, k, v), out.data_ptr(), lse.data_ptr()
+    )
     return out, lse
 
 
@@ -49,25 +51,19 @@ def backward(
     options = _contiguous(options)
     out, lse = out.contiguous(), lse.contiguous()
     dlse = None if dlse is None else dlse.contiguous()
-    _compiled().attention_backward(
+    extension.required("attention").attention_backward(
         _problem(q, k, options),
         *_addresses(q, k, v),
         out.data_ptr(),
         lse.data_ptr(),
-        _address(dout),
+        address(dout),
         _NO_STRIDES if dout is None else _strides(dout),
-        _address(dlse),
+        address(dlse),
         dq.data_ptr(),
         dk.data_ptr(),
         dv.data_ptr(),
     )
     return dq, dk, dv
-
-
-def _compiled() -> Any:
-    if extension.compiled is None:
-        raise RuntimeError(f"attention: backend 'cpu' cannot run: {extension.error}")
-    return extension.compiled
 
 
 def _contiguous(options: AttentionOptions) -> AttentionOptions:
@@ -80,8 +76,8 @@ def _contiguous(options: AttentionOptions) -> AttentionOptions:
 
 def _problem(q: Tensor, k: Tensor, options: AttentionOptions) -> Any:
     varlen = options.cu_seqlens_q is not None
-    return _compiled().AttentionProblem(
-        dtype=_DTYPES[q.dtype],
+    return extension.required("attention").AttentionProblem(
+        dtype=extension.DTYPE_NAMES[q.dtype],
         batch=options.cu_seqlens_q.shape[0] - 1 if options.cu_seqlens_q is not None else q.shape[0],
         heads=q.shape[-2],
         kv_heads=k.shape[-2],
@@ -90,24 +86,20 @@ def _problem(q: Tensor, k: Tensor, options: AttentionOptions) -> Any:
         seq_k=options.max_seqlen_k,
         total_q=q.shape[0] if varlen else 0,
         total_k=k.shape[0] if varlen else 0,
-        cu_seqlens_q=_address(options.cu_seqlens_q),
-        cu_seqlens_k=_address(options.cu_seqlens_k),
-        key_padding_mask=_address(options.key_padding_mask),
+        cu_seqlens_q=address(options.cu_seqlens_q),
+        cu_seqlens_k=address(options.cu_seqlens_k),
+        key_padding_mask=address(options.key_padding_mask),
         window_left=options.window_left,
         window_right=options.window_right,
         scale=options.scale,
         dropout_threshold=options.dropout_threshold,
-        rng=_address(options.rng),
+        rng=address(options.rng),
         num_threads=torch.get_num_threads(),
     )
 
 
 def _addresses(q: Tensor, k: Tensor, v: Tensor) -> tuple[Any, ...]:
     return q.data_ptr(), _strides(q), k.data_ptr(), _strides(k), v.data_ptr(), _strides(v)
-
-
-def _address(x: Tensor | None) -> int:
-    return 0 if x is None else x.data_ptr()
 
 
 def _strides(x: Tensor) -> tuple[int, ...]:
