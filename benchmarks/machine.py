@@ -43,7 +43,7 @@ def processor_name() -> str:
 
 
 def multiplies_bf16() -> bool:
-    """Whether bfloat16 products are native. Elsewhere torch emulates them: a call can take ten seconds."""
+    """Whether bfloat16 products run on tiles. Elsewhere torch may emulate them: a call can take ten seconds."""
     return _C.instruction_set() == "amx"
 
 

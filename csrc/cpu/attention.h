@@ -1,10 +1,9 @@
 // Exact attention on the CPU: the whole operator contract, forward and backward.
 //
 // Results are the same bits for any number of threads. A call holds one scratch of some hundred kilobytes for each
-// thread, whatever the lengths.
+// thread, whatever the lengths; the backward of sequences longer than one chunk of keys also holds a counter for each
+// group of query rows and, for 16-bit types, dq in float32.
 #pragma once
-
-#include <cstddef>
 
 #include "../common/attention_params.h"
 

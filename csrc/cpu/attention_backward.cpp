@@ -1,5 +1,6 @@
 // Which pieces of the backward there are, and who computes them.
 #include <algorithm>
+#include <memory>
 #include <vector>
 
 #include "attention.h"
@@ -82,15 +83,15 @@ void attention_backward(const AttentionBackwardParams& params, int num_threads) 
   if (pieces.count() == 0) return;
 
   std::vector<std::uint32_t> done;
-  std::vector<float> sums;
+  std::unique_ptr<float[]> sums;  // written before it is read, so not cleared
   BackwardTurns turns{static_cast<float*>(params.dq), nullptr, kernels.group_rows};
   if (longest_k > pieces.chunk) {
     done.resize(static_cast<std::size_t>(params.heads * BackwardTurns::groups_of_head(params, kernels.group_rows)));
     turns.done = done.data();
     if (params.dtype != DType::float32) {
       const std::int64_t rows = params.cu_seqlens_q == nullptr ? params.batch * params.seq_q : params.total_q;
-      sums.resize(static_cast<std::size_t>(rows * params.heads * params.head_dim));
-      turns.dq = sums.data();
+      sums.reset(new float[static_cast<std::size_t>(rows * params.heads * params.head_dim)]);
+      turns.dq = sums.get();
     }
   }
   const std::int64_t rows = longest_q * (params.heads / params.kv_heads);

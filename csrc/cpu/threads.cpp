@@ -25,8 +25,10 @@ void install_fork_guard() { pthread_atfork(nullptr, nullptr, mark_forked); }
 
 int region_threads(int requested, std::int64_t items, std::int64_t bytes_per_item) {
   if (forked.load(std::memory_order_relaxed)) return 1;
-  const std::int64_t worthwhile = items * bytes_per_item / kBytesWorthAThread;
-  return static_cast<int>(std::clamp<std::int64_t>(std::min(worthwhile, items), 1, std::max(requested, 1)));
+  // In floating point: expanded tensors may claim more work than 63 bits count.
+  const double worthwhile = static_cast<double>(items) * static_cast<double>(bytes_per_item) / kBytesWorthAThread;
+  const double most = std::min(worthwhile, static_cast<double>(items));
+  return std::max(1, static_cast<int>(std::min(most, static_cast<double>(requested))));
 }
 
 const char* openmp_library() {

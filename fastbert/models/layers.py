@@ -86,11 +86,23 @@ def activate(linear: nn.Linear, activation: str, x: Tensor) -> Tensor:
     GELU's kernel adds the bias on its way; there it is left out of the matrix product.
     """
     approximate = GELU.get(activation)
-    if approximate is None or not _is_plain(linear) or not kernels_serve(x, linear.bias):
+    bias = linear.bias
+    if approximate is None or bias is None or not _is_plain(linear) or not kernels_serve(x, bias):
         return ACTIVATIONS[activation](linear(x))
-    return bias_gelu(F.linear(x, linear.weight), linear.bias, approximate=approximate)
+    return bias_gelu(F.linear(x, linear.weight), bias, approximate=approximate)
 
 
 def _is_plain(linear: nn.Module) -> bool:
     """Whether calling the module does nothing but torch's linear: an adapter or a hook must get its call."""
-    return type(linear) is nn.Linear and not (linear._forward_hooks or linear._forward_pre_hooks)  # noqa: SLF001
+    hooks = (
+        linear._forward_hooks,  # noqa: SLF001
+        linear._forward_pre_hooks,  # noqa: SLF001
+        linear._backward_hooks,  # noqa: SLF001
+        linear._backward_pre_hooks,  # noqa: SLF001
+    )
+    return (
+        type(linear) is nn.Linear
+        and not any(hooks)
+        and "forward" not in vars(linear)  # replaced on the instance, as offloading does
+        and not nn.modules.module._has_any_global_hook()  # noqa: SLF001
+    )

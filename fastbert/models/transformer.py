@@ -150,7 +150,7 @@ class Transformer(nn.Module):
         x = self.embeddings(batch.input_ids, batch.position_ids, batch.token_type_ids, inputs_embeds, rng)
         states = [x]
         for layer, (block, layer_rng) in enumerate(zip(self.blocks, rngs, strict=True)):
-            if self.checkpoint_every and self.training and layer % self.checkpoint_every == 0:
+            if self.checkpoint_every and self.training and cache is None and layer % self.checkpoint_every == 0:
                 # No state of torch's generators to restore: every random bit comes from layer_rng.
                 x = checkpoint(block, x, sequences, layer_rng, use_reentrant=False, preserve_rng_state=False)
             else:

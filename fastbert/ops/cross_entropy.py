@@ -60,12 +60,17 @@ def cross_entropy(
     return _forward(*arguments)[0]
 
 
+def _floats(*shape: int) -> Tensor:
+    # Spelled out: torch's default dtype and device are the user's to change, and the kernel writes float32.
+    return torch.empty(shape, dtype=torch.float32, device="cpu")
+
+
 def _forward(logits: Tensor, targets: Tensor, ignore_index: int, reduction: str) -> tuple[Tensor, Tensor]:
     """The loss, and (2, rows) float32: the largest logit and the logarithm of the sum of exp(logit - largest)."""
     logits, targets = logits.contiguous(), targets.contiguous()
     rows, classes = logits.shape
-    losses, statistics = torch.empty(rows), torch.empty((2, rows))
-    total = torch.empty(()) if reduction == "sum" else None
+    losses, statistics = _floats(rows), _floats(2, rows)
+    total = _floats() if reduction == "sum" else None
     where = statistics.data_ptr()
     extension.required("cross_entropy").cross_entropy_forward(
         extension.DTYPE_NAMES[logits.dtype],

@@ -143,7 +143,7 @@ def _forward(
     rng = None if rng is None else rng.contiguous()
     out = torch.empty_like(x)
     total = torch.empty_like(x) if return_sum else None
-    statistics = torch.empty((2, rows))
+    statistics = torch.empty((2, rows), dtype=torch.float32, device="cpu")
     if rows == 0:
         return out, total, statistics
     where = statistics.data_ptr()

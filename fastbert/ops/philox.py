@@ -199,7 +199,7 @@ def _fill_attention_bytes(
     part = (first_sequence, first_head, total_heads)
     if extension.compiled is None or rng.device.type != "cpu":
         return attention_bytes_in_torch(rng, batch, heads, seq_q, seq_k, *part)
-    out = torch.empty((batch, heads, seq_q, seq_k), dtype=torch.uint8)
+    out = torch.empty((batch, heads, seq_q, seq_k), dtype=torch.uint8, device="cpu")
     seed, offset = _host_pair(rng)
     threads = torch.get_num_threads()
     extension.compiled.philox_attention_bytes(out.data_ptr(), batch, heads, seq_q, seq_k, seed, offset, threads, *part)
@@ -209,7 +209,7 @@ def _fill_attention_bytes(
 def _fill_elementwise_bytes(rng: Tensor, rows: int, columns: int, site: int) -> Tensor:
     if extension.compiled is None or rng.device.type != "cpu":
         return elementwise_bytes_in_torch(rng, rows, columns, site)
-    out = torch.empty((rows, columns), dtype=torch.uint8)
+    out = torch.empty((rows, columns), dtype=torch.uint8, device="cpu")
     seed, offset = _host_pair(rng)
     extension.compiled.philox_elementwise_bytes(
         out.data_ptr(), rows, columns, seed, offset, site, torch.get_num_threads()

@@ -156,7 +156,7 @@ def _is_key_padding(mask: Tensor) -> bool:
     if mask.dtype != torch.bool:
         return False
     sizes, strides = mask.shape, mask.stride()
-    return all(sizes[d] == 1 or strides[d] == 0 for d in range(max(-3, -mask.dim()), -1))
+    return all(sizes[d] == 1 or (sizes[d] > 0 and strides[d] == 0) for d in range(max(-3, -mask.dim()), -1))
 
 
 def _check_repeated(mask: Tensor, heads: int, seq_q: int) -> None:

@@ -8,7 +8,6 @@ and backends clamp them to their buffers in any case.
 from __future__ import annotations
 
 import itertools
-import math
 import os
 from typing import Any
 
@@ -22,6 +21,7 @@ MAX_SITE = 2**31 - 1
 
 _INTEGERS = (int, torch.SymInt)
 _NUMBERS = (int, float, torch.SymInt, torch.SymFloat)
+_MOST = torch.finfo(torch.float32).max
 
 # Read once, at import.
 CHECK_VALUES = os.environ.get("FASTBERT_CHECK") == "1"
@@ -87,8 +87,8 @@ def check_options(
     if window is not None:
         _check_window(window)
     # By comparison: math.isfinite refuses the symbolic number that a compiler traces a varying scale as.
-    if scale is not None and not (_is_number(scale) and -math.inf < scale < math.inf):
-        raise ValueError(f"attention: scale is {scale!r}; it must be a finite number or None for head_dim ** -0.5")
+    if scale is not None and not (_is_number(scale) and -_MOST < scale < _MOST):
+        raise ValueError(f"attention: scale is {scale!r}; it must be finite in float32, or None for head_dim ** -0.5")
     if deterministic is not None and not isinstance(deterministic, bool):
         raise TypeError(f"attention: deterministic is {deterministic!r}; it must be True, False or None")
     if backend is not None and not isinstance(backend, str):

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from fastbert.models.config import TransformerConfig
 from fastbert.models.layers import ACTIVATIONS, DropoutSite, LayerNorm, activate, add
@@ -75,3 +76,21 @@ def test_the_mlp_compiles_whole(seed: int) -> None:
     mlp, x = MLP(config), torch.randn(5, 16)
     compiled = torch.compile(mlp, fullgraph=True, backend="aot_eager")
     torch.testing.assert_close(compiled(x), mlp(x))
+
+
+def test_a_backward_hook_gets_its_call() -> None:
+    linear, calls = nn.Linear(5, 7), []
+    linear.register_full_backward_hook(lambda *_: calls.append(1))
+    activate(linear, "gelu", torch.randn(2, 5, requires_grad=True)).sum().backward()
+    assert calls == [1]
+
+
+def test_a_forward_replaced_on_the_instance_is_called() -> None:
+    linear = nn.Linear(5, 7)
+    linear.forward = lambda x: x.new_zeros(2, 7)  # type: ignore[method-assign]
+    assert activate(linear, "gelu", torch.randn(2, 5)).eq(0).all()
+
+
+def test_a_linear_without_bias() -> None:
+    linear, x = nn.Linear(5, 7, bias=False), torch.randn(2, 5)
+    torch.testing.assert_close(activate(linear, "gelu", x), F.gelu(x @ linear.weight.T))

@@ -441,6 +441,14 @@ def test_large_scores(seed: int, backend: str, device: str) -> None:
         assert gradient.isfinite().all()
 
 
+def test_weights_far_below_the_largest_are_exactly_zero(backend: str, device: str) -> None:
+    """A score 200 below the largest has the weight e^-200, and no value that float32 holds makes that visible."""
+    q, k, v = (torch.zeros(1, n, 1, 1, device=device) for n in (1, 64, 64))
+    q.fill_(1)
+    k[:, 0], v[:, 1:] = 200, 3e38
+    assert run_dense(backend, q, k, v, Call(scale=1.0)).eq(0).all()
+
+
 @pytest.mark.parametrize("deterministic", [None, True])
 @pytest.mark.parametrize("dropout", [False, True])
 def test_repeats_are_bitwise_equal(

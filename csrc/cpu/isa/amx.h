@@ -56,11 +56,13 @@ struct TileProduct {
   std::ptrdiff_t pitch;
 };
 
-// Rows x Columns tiles of C. Four sums are in flight where both are 2: with two the unit waits for itself.
+// Rows x Columns tiles of C. Four independent sums where both are 2; two would wait for each other's latency.
 template <int Rows, int Columns, bool Accumulate>
 inline void multiply_tile_block(const TileLeft& a, const std::uint8_t* b, std::ptrdiff_t b_column, const TileProduct& c,
                                 int steps) {
   const auto c_bytes = c.pitch * 4, a_bytes = a.pitch * 2;
+  // GCC 12 does not know that tile loads read memory either: what was packed must have been written by here.
+  __asm__ volatile("" : : : "memory");
   float *upper = c.data, *lower = c.data + kAmxRows * c.pitch;
   if constexpr (Accumulate) {
     _tile_loadd(0, upper, c_bytes);

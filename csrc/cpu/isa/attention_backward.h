@@ -9,8 +9,8 @@
 // and dV. dQ is complete where the piece holds all keys of its sequence; the pieces of longer ones add to dQ in
 // float32, one after the other, in the order of the keys: the sums are the same bits for any number of threads.
 //
-// Where a piece holds all keys that a row sees, delta is the sum over P dP, exact where that is one key. Other rows
-// take it from the rounded O.
+// delta is rowsum(P dP) for rows that see keys of this piece alone: it is at hand, does not read a rounded O, and is exact
+// where a row sees one key. Rows that see more take rowsum(dO O).
 #pragma once
 
 #include "attention_kernels.h"
@@ -62,8 +62,8 @@ class Backward {
     Range queries;
     int rows;
     float lse[Products::group_rows];    // +inf where the row sees no key: its weights are 0
-    float delta[Products::group_rows];  // rowsum(dO O) - dlse, or -dlse where the sum is taken over P dP
-    bool whole[Products::group_rows];   // it is: all keys that the row sees are here
+    float delta[Products::group_rows];  // rowsum(dO O) - dlse, or -dlse where rowsum(P dP) is still to come
+    bool sums_weights[Products::group_rows];  // rowsum(P dP) is to come: all keys that the row sees are in this piece
   };
 
   // The last living key before the piece and the first one after it, -1 and seq_k where there are none. A row that sees
@@ -90,11 +90,11 @@ class Backward {
     const std::int64_t heads_of_key = params.heads / params.kv_heads;
     const Range keys{piece.first_key, piece.first_key + piece.keys};
     for (std::int64_t head = piece.kv_head * heads_of_key; head < (piece.kv_head + 1) * heads_of_key; ++head) {
-      for (std::int64_t first = 0; first < sequence.seq_q; first += Products::group_rows) {
+      if (piece.first_key == 0) clear_blind_groups(params, sequence, band, head);
+      const Range seeing = band.queries(keys.begin, keys.end);
+      for (std::int64_t first = group_start(seeing.begin); first < seeing.end; first += Products::group_rows) {
         const Range queries{first, lesser(first + Products::group_rows, sequence.seq_q)};
         const Range visible = band.keys(queries.begin, queries.end);
-        if (visible.empty() && piece.first_key == 0) clear_dq(params, sequence, head, queries);
-        if (visible.begin >= keys.end || visible.end <= keys.begin) continue;
         Group group;
         load_queries(piece, band, neighbours, head, queries, group);
         if (params.dropout_threshold > 0) {
@@ -136,8 +136,8 @@ class Backward {
       sees[row] = lse != kMinusInfinity;
       group.lse[row] = sees[row] ? lse : -kMinusInfinity;
       group.delta[row] = params.dlse == nullptr || !sees[row] ? 0.0f : -params.dlse[place + row];
-      group.whole[row] = neighbours.unseen(band.keys(queries.begin + row));
-      sees_others[row] = sees[row] && !group.whole[row];
+      group.sums_weights[row] = neighbours.unseen(band.keys(queries.begin + row));
+      sees_others[row] = sees[row] && !group.sums_weights[row];
       any_sees_others |= sees_others[row] != 0;
     }
     const auto rows_of = [&](const void* data, const AttentionStrides& strides, bool given,
@@ -171,10 +171,10 @@ class Backward {
         if (strip.empty()) continue;
         const RowMask mask = row_mask(band, group.queries.begin + row, block);
         const KeptBytes kept{bytes + row * stride, params.dropout_threshold};
-        const auto weigh = strip.whole ? weigh_row<V, kScaled, false, Dropped> : weigh_row<V, kScaled, true, Dropped>;
+        const auto weigh = strip.unmasked ? weigh_row<V, kScaled, false, Dropped> : weigh_row<V, kScaled, true, Dropped>;
         const float sum =
             weigh(row_scores, row_gradients, strip.begin, strip.end, params.scale, group.lse[row], mask, kept);
-        const float delta = group.whole[row] ? sum + group.delta[row] : group.delta[row];
+        const float delta = group.sums_weights[row] ? sum + group.delta[row] : group.delta[row];
         differentiate_row<V, Dropped>(row_scores, row_gradients, strip.begin, strip.end, delta, kept);
       }
     }
@@ -232,12 +232,21 @@ class Backward {
     for (int column = whole; column < dim; ++column) total[column] = add ? total[column] + row[column] : row[column];
   }
 
-  void clear_dq(const AttentionBackwardParams& params, const Sequence& sequence, std::int64_t head, Range queries) {
-    std::memset(dq, 0, sizeof(float) * static_cast<std::size_t>(Products::group_rows * pitch));
+  static std::int64_t group_start(std::int64_t query) { return query / Products::group_rows * Products::group_rows; }
+
+  // Zeros in dQ of the groups that no piece adds to, because none of their rows sees a key.
+  void clear_blind_groups(const AttentionBackwardParams& params, const Sequence& sequence, const Band& band,
+                          std::int64_t head) {
+    const Range seeing = band.queries(0, sequence.seq_k);
     const std::int64_t row_stride = params.heads * params.head_dim;
-    const std::int64_t place = row_q(params, sequence, queries.begin) * row_stride + head * params.head_dim;
-    unpack_rows<V>(params.dtype, {dq, pitch, static_cast<int>(queries.end - queries.begin), dim, 1.0f, nullptr,
-                                  at(params.dtype, params.dq, place), row_stride});
+    std::memset(dq, 0, sizeof(float) * static_cast<std::size_t>(Products::group_rows * pitch));
+    for (std::int64_t first = 0; first < sequence.seq_q; first += Products::group_rows) {
+      const std::int64_t past = lesser(first + Products::group_rows, sequence.seq_q);
+      if (first < seeing.end && past > seeing.begin) continue;
+      const std::int64_t place = row_q(params, sequence, first) * row_stride + head * params.head_dim;
+      unpack_rows<V>(params.dtype, {dq, pitch, static_cast<int>(past - first), dim, 1.0f, nullptr,
+                                    at(params.dtype, params.dq, place), row_stride});
+    }
   }
 
   void store_keys(const BackwardPiece& piece) {

@@ -9,8 +9,6 @@
 // sees are not computed. Scores, weights and sums are float32; Products decides what the two products take.
 #pragma once
 
-#include <cmath>
-
 #include "attention_kernels.h"
 #include "pack.h"
 #include "scratch.h"
@@ -135,7 +133,7 @@ class Forward {
         const KeptBytes kept{bytes + row * stride, params.dropout_threshold};
         const RowState state{largest + group.row + row, sums + group.row + row};
         const auto softmax =
-            strip.whole ? softmax_row<V, kScaled, false, Dropped> : softmax_row<V, kScaled, true, Dropped>;
+            strip.unmasked ? softmax_row<V, kScaled, false, Dropped> : softmax_row<V, kScaled, true, Dropped>;
         const float correction =
             softmax(scores + row * stride, strip.begin, strip.end, params.scale, mask, kept, state);
         if (correction != 1.0f) scale_row(out + (group.row + row) * pitch, correction);
@@ -156,7 +154,7 @@ class Forward {
     for (int row = 0; row < group.rows; ++row) {
       float& sum = sums[group.row + row];
       const bool blind = sum == 0.0f;  // the row sees no key
-      lse[row] = blind ? kMinusInfinity : largest[group.row + row] + std::log(sum);
+      lse[row] = blind ? kMinusInfinity : largest[group.row + row] + __builtin_logf(sum);
       sum = blind ? 0.0f : survivors / sum;
     }
     const std::int64_t row_stride = params.heads * params.head_dim;

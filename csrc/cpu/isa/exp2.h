@@ -4,13 +4,15 @@
 namespace fastbert {
 namespace {
 
-// 2^x = 2^n * 2^f with n = round(x) and f in [-1/2, 1/2]. 2^f is 1 + f * g(f), g of degree 5 fitted to the least
-// largest relative error (2e-9; rounding to float32 makes it 8e-8), so 2^0 is exactly 1. Below -126 the result is that
-// of -126, 1e-38: beside a weight of 1, nothing. NaN stays NaN. x must not exceed 127.
+// 2^x = 2^n * 2^f with n = round(x) and f in [-1/2, 1/2]. 2^f is 1 + f * g(f), g of degree 5 fitted to the least largest
+// relative error (2e-9; rounding to float32 makes it 8e-8), so 2^0 is exactly 1. Below -126 the result is exactly 0, -inf
+// included (a weight of 2^-126 would be nothing beside 1, but not times a value of 1e38). NaN stays NaN. x must not
+// exceed 127.
 template <class V>
-inline __attribute__((always_inline)) typename V::Float exp2_clamped(typename V::Float x) {
+inline __attribute__((always_inline)) typename V::Float exp2(typename V::Float x) {
   using Float = typename V::Float;
-  const Float clamped = V::maximum(V::broadcast(-126.0f), x);
+  const Float least = V::broadcast(-126.0f);
+  const Float clamped = V::maximum(least, x);
   const Float n = V::nearest(clamped);
   const Float f = clamped - n;
   Float g = V::broadcast(1.5353360e-4f);
@@ -20,13 +22,7 @@ inline __attribute__((always_inline)) typename V::Float exp2_clamped(typename V:
   g = V::multiply_add(g, f, V::broadcast(2.4022648e-1f));
   g = V::multiply_add(g, f, V::broadcast(6.9314720e-1f));
   g = V::multiply_add(g, f, V::broadcast(1.0f));
-  return V::scale_by_power(g, n);
-}
-
-// The same, but exactly 0 below -126, -inf included.
-template <class V>
-inline __attribute__((always_inline)) typename V::Float exp2(typename V::Float x) {
-  return V::or_zero(V::at_least(x, V::broadcast(-126.0f)), exp2_clamped<V>(x));
+  return V::or_zero(V::at_least(x, least), V::scale_by_power(g, n));
 }
 
 // The same function of one number.

@@ -108,7 +108,7 @@ void layer_norm_backward_rows(const LayerNormBackwardParams& params, const Philo
           sum = R::load(static_cast<const E*>(params.residual) + start + column, part) +
                 drop(R::load(static_cast<const E*>(params.x) + start + column, part), piece_column);
         }
-        const Float normalised = (sum - mean) * rstd;
+        const Float normalised = inside<V>((sum - mean) * rstd, V::zero(), part);
         V::store(normals + column, normalised);
         const Float gradient = R::load(dout + column, part);  // zero beyond the row, as are the products with it
         const Float g = gradient * F::load(params.weight + column, part);

@@ -19,11 +19,6 @@ struct Left {
   std::ptrdiff_t row, step;
 };
 
-struct Right {
-  const float* data;
-  std::ptrdiff_t step, panel;
-};
-
 struct Product {
   float* data;
   std::ptrdiff_t row;

@@ -49,8 +49,7 @@ inline void store_as(void* data, std::int64_t index, typename V::Float x) {
   if constexpr (dtype == DType::float16) V::store_float16(static_cast<std::uint16_t*>(data) + index, x);
 }
 
-// Calls function.template operator()<dtype>(): the one place where a dtype known at run time becomes one known to the
-// compiler.
+// Calls function.run<dtype>(): a dtype known at run time becomes one known to the compiler.
 template <class Function>
 inline void with_dtype(DType dtype, const Function& function) {
   switch (dtype) {
@@ -63,8 +62,7 @@ inline void with_dtype(DType dtype, const Function& function) {
   }
 }
 
-// Rows of a tensor lie pages apart, where the processor's own prefetcher does not follow: asking ahead for them made
-// packing twice as fast.
+// Rows of a tensor lie pages apart, where the processor's own prefetcher does not follow: they are asked for ahead.
 constexpr int kRowsAhead = 8;
 
 template <bool Written>

@@ -48,8 +48,7 @@ inline float softmax_row(float* scores, int begin, int end, float scale, const R
   const Float factor = V::broadcast(kLog2E), offset = V::broadcast(base);
   Float sums = V::zero();
   for (int column = begin; column < end; column += V::lanes) {
-    const Float exponent = (V::load(scores + column) - offset) * factor;
-    const Float weight = Masked ? exp2<V>(exponent) : exp2_clamped<V>(exponent);
+    const Float weight = exp2<V>((V::load(scores + column) - offset) * factor);
     sums = sums + weight;
     if constexpr (Dropped) {
       V::store(scores + column, V::or_zero(kept.template lanes<V>(column), weight));
@@ -66,11 +65,6 @@ inline float softmax_row(float* scores, int begin, int end, float scale, const R
   return correction;
 }
 
-}  // namespace
-}  // namespace fastbert
-
-namespace fastbert {
-namespace {
 
 // For the backward. Of one row: scores to weights P, and s dP to zero where P was dropped. Returns the sum of P * dP.
 template <class V, bool Scaled, bool Masked, bool Dropped>
@@ -83,13 +77,13 @@ inline float weigh_row(float* scores, float* gradients, int begin, int end, floa
   for (int column = begin; column < end; column += V::lanes) {
     Float score = V::load(scores + column);
     if constexpr (!Scaled) score = score * V::broadcast(scale);
-    Float weight = exp2_clamped<V>((score - offset) * factor);
     Float gradient = V::load(gradients + column);
-    if constexpr (Masked) {
+    if constexpr (Masked) {  // before the exponential, which hidden scores may overflow
       const typename V::Mask seen = mask.template lanes<V>(column);
-      weight = V::or_zero(seen, weight);
+      score = V::select(seen, score, V::broadcast(kMinusInfinity));
       gradient = V::or_zero(seen, gradient);
     }
+    const Float weight = exp2<V>((score - offset) * factor);
     if constexpr (Dropped) gradient = V::or_zero(kept.template lanes<V>(column), gradient * survivors);
     V::store(scores + column, weight);
     V::store(gradients + column, gradient);

@@ -18,7 +18,7 @@ struct KeyBlock {
 struct Strip {
   int row, rows;
   int begin, end;
-  bool whole;  // every row sees every column
+  bool unmasked;  // every row sees every column
 
   bool empty() const { return begin >= end; }
 };
@@ -66,7 +66,7 @@ struct Strips {
     if (begin >= end) return strip;
     strip.begin = static_cast<int>(begin) / panel * panel;
     strip.end = static_cast<int>(round_up(end, panel));
-    strip.whole = block.living == nullptr && band.covers(queries, {block.first + strip.begin, block.first + strip.end});
+    strip.unmasked = block.living == nullptr && band.covers(queries, {block.first + strip.begin, block.first + strip.end});
     return strip;
   }
 };

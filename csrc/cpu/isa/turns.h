@@ -32,8 +32,12 @@ namespace {
 // Earlier pieces have been begun (for_each_piece), so the wait ends. Builtins, because the members of std::atomic are
 // inline functions that the linker would share between instruction sets.
 inline void wait_for_turn(const std::uint32_t* done, std::uint32_t turn) {
-  for (int spins = 0; __atomic_load_n(done, __ATOMIC_ACQUIRE) != turn; ++spins) {
-    if (spins > 1000) sched_yield();
+  for (int spins = 0; __atomic_load_n(done, __ATOMIC_ACQUIRE) != turn;) {
+    if (spins < 1000) {
+      ++spins;
+    } else {
+      sched_yield();
+    }
   }
 }
 

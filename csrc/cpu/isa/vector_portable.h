@@ -37,7 +37,11 @@ struct Vector {
   static Float scale_by_power(Float x, Float n) {
     Mask bits;
     std::memcpy(&bits, &x, sizeof bits);
-    for (int lane = 0; lane < lanes; ++lane) bits[lane] += static_cast<std::int32_t>(n[lane]) * (1 << 23);
+    for (int lane = 0; lane < lanes; ++lane) {
+      const float power = n[lane] == n[lane] ? n[lane] : 0.0f;  // beside a NaN in x, which stays one
+      const auto shifted = static_cast<std::uint32_t>(static_cast<std::int32_t>(power)) << 23;
+      bits[lane] = static_cast<std::int32_t>(static_cast<std::uint32_t>(bits[lane]) + shifted);
+    }
     std::memcpy(&x, &bits, sizeof x);
     return x;
   }

@@ -16,6 +16,7 @@ from fastbert.ops.extension import address
 from fastbert.ops.problem import AttentionOptions, AttentionProblem, lse_shape
 
 _NO_STRIDES = (0, 0, 0)
+_UNBOUNDED = 1 << 40
 
 
 def supports(problem: AttentionProblem) -> str | None:
@@ -27,8 +28,8 @@ def supports(problem: AttentionProblem) -> str | None:
 
 def forward(q: Tensor, k: Tensor, v: Tensor, options: AttentionOptions) -> tuple[Tensor, Tensor]:
     """See :class:`KernelBackend`."""
-    out = torch.empty(q.shape, dtype=q.dtype)
-    lse = torch.empty(lse_shape(q), dtype=torch.float32)
+    out = torch.empty(q.shape, dtype=q.dtype, device="cpu")
+    lse = torch.empty(lse_shape(q), dtype=torch.float32, device="cpu")
     options = _contiguous(options)
     extension.required("attention").attention_forward(
         _problem(q, k, options), *_addresses(q, k, v), out.data_ptr(), lse.data_ptr()
@@ -47,7 +48,7 @@ def backward(
     options: AttentionOptions,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """See :class:`KernelBackend`."""
-    dq, dk, dv = (torch.empty(x.shape, dtype=x.dtype) for x in (q, k, v))
+    dq, dk, dv = (torch.empty(x.shape, dtype=x.dtype, device="cpu") for x in (q, k, v))
     options = _contiguous(options)
     out, lse = out.contiguous(), lse.contiguous()
     dlse = None if dlse is None else dlse.contiguous()
@@ -82,15 +83,15 @@ def _problem(q: Tensor, k: Tensor, options: AttentionOptions) -> Any:
         heads=q.shape[-2],
         kv_heads=k.shape[-2],
         head_dim=q.shape[-1],
-        seq_q=options.max_seqlen_q,
-        seq_k=options.max_seqlen_k,
+        seq_q=min(options.max_seqlen_q, q.shape[0]) if varlen else options.max_seqlen_q,
+        seq_k=min(options.max_seqlen_k, k.shape[0]) if varlen else options.max_seqlen_k,
         total_q=q.shape[0] if varlen else 0,
         total_k=k.shape[0] if varlen else 0,
         cu_seqlens_q=address(options.cu_seqlens_q),
         cu_seqlens_k=address(options.cu_seqlens_k),
         key_padding_mask=address(options.key_padding_mask),
-        window_left=options.window_left,
-        window_right=options.window_right,
+        window_left=_bounded(options.window_left),
+        window_right=_bounded(options.window_right),
         scale=options.scale,
         dropout_threshold=options.dropout_threshold,
         rng=address(options.rng),
@@ -100,6 +101,11 @@ def _problem(q: Tensor, k: Tensor, options: AttentionOptions) -> Any:
 
 def _addresses(q: Tensor, k: Tensor, v: Tensor) -> tuple[Any, ...]:
     return q.data_ptr(), _strides(q), k.data_ptr(), _strides(k), v.data_ptr(), _strides(v)
+
+
+def _bounded(side: int | None) -> int | None:
+    """A window's side within 64 bits; beyond any sequence it is the same as none."""
+    return None if side is None else max(-_UNBOUNDED, min(side, _UNBOUNDED))
 
 
 def _strides(x: Tensor) -> tuple[int, ...]:
