@@ -11,8 +11,7 @@
 namespace fastbert {
 namespace {
 
-constexpr std::int64_t kPieceRows =
-    192;  // query rows that share one packing of keys; packing costs a few percent of them
+constexpr std::int64_t kPieceRows = 192;    // query rows that share one packing of keys
 constexpr std::int64_t kFlopsPerByte = 10;  // of work, as region_threads measures it
 
 // How the rows of a sequence are cut: so many queries by so many of the query heads that share a key head.
@@ -45,8 +44,50 @@ ForwardPiece piece_of(const AttentionForwardParams& params, const Sequence& sequ
           static_cast<int>(std::min(cut.queries, sequence.seq_q - first_query))};
 }
 
-void clear_stray_rows(const AttentionForwardParams& params, const std::vector<Sequence>& sequences) {
-  const StrayRows stray = stray_queries(params, sequences);
+// Which piece of which sequence a number means.
+class Pieces {
+ public:
+  Pieces(const AttentionForwardParams& params, const Sequences& sequences, std::int64_t group_rows)
+      : params_(params), sequences_(sequences), group_rows_(group_rows) {
+    if (sequences.alike()) return;
+    for (std::int64_t index = 0; index < sequences.count(); ++index) {
+      before_.push_back(before_.back() + pieces(sequences.at(index)));
+    }
+  }
+
+  std::int64_t count() const {
+    if (!sequences_.alike()) return before_.back();
+    return sequences_.count() == 0 ? 0 : sequences_.count() * pieces(sequences_.at(0));
+  }
+
+  ForwardPiece at(std::int64_t index) const {
+    std::int64_t sequence, within;
+    if (sequences_.alike()) {
+      const std::int64_t each = pieces(sequences_.at(0));
+      sequence = index / each;
+      within = index % each;
+    } else {
+      const auto before = std::upper_bound(before_.begin(), before_.end(), index) - 1;
+      sequence = before - before_.begin();
+      within = index - *before;
+    }
+    const Sequence found = sequences_.at(sequence);
+    return piece_of(params_, found, Cut(params_, group_rows_, found.seq_q), within);
+  }
+
+ private:
+  std::int64_t pieces(const Sequence& sequence) const {
+    return Cut(params_, group_rows_, sequence.seq_q).pieces(params_);
+  }
+
+  const AttentionForwardParams& params_;
+  const Sequences& sequences_;
+  std::int64_t group_rows_;
+  std::vector<std::int64_t> before_{0};
+};
+
+void clear_stray_rows(const AttentionForwardParams& params, const Sequences& sequences) {
+  const StrayRows stray = sequences.stray_queries();
   clear_rows(params.out, params.dtype, params.heads * params.head_dim, stray);
   for (const Range& range : {stray.before, stray.past}) {
     for (std::int64_t head = 0; head < params.heads && !range.empty(); ++head) {
@@ -59,30 +100,19 @@ void clear_stray_rows(const AttentionForwardParams& params, const std::vector<Se
 }  // namespace
 
 void attention_forward(const AttentionForwardParams& params, int num_threads) {
-  const std::vector<Sequence> sequences = sequences_of(params);
+  const Sequences sequences(params);
   clear_stray_rows(params, sequences);
   const AttentionKernels& kernels = attention_kernels(params.dtype);
-  std::vector<std::int64_t> pieces_before{0};
-  std::int64_t longest_q = 0, longest_k = 0;
-  for (const Sequence& sequence : sequences) {
-    pieces_before.push_back(pieces_before.back() + Cut(params, kernels.group_rows, sequence.seq_q).pieces(params));
-    longest_q = std::max(longest_q, sequence.seq_q);
-    longest_k = std::max(longest_k, sequence.seq_k);
-  }
-  const std::int64_t count = pieces_before.back();
-  if (count == 0) return;
+  const Pieces pieces(params, sequences, kernels.group_rows);
+  if (pieces.count() == 0) return;
 
-  const Cut largest(params, kernels.group_rows, longest_q);
-  const std::int64_t rows = std::min(largest.queries, longest_q) * largest.heads;
-  const std::int64_t flops = 4 * rows * longest_k * params.head_dim;
-  const int threads = region_threads(num_threads, count, flops / kFlopsPerByte);
-  const std::size_t scratch_bytes = kernels.forward_scratch(params.head_dim, kPieceRows, longest_k);
-  for_each_piece(threads, count, scratch_bytes, [&](std::int64_t index, void* scratch) {
-    const auto after = std::upper_bound(pieces_before.begin(), pieces_before.end(), index) - 1;
-    const auto sequence = static_cast<std::size_t>(after - pieces_before.begin());
-    const Cut cut(params, kernels.group_rows, sequences[sequence].seq_q);
-    kernels.forward(piece_of(params, sequences[sequence], cut, index - *after), scratch);
-  });
+  const Cut largest(params, kernels.group_rows, sequences.longest_q());
+  const std::int64_t rows = std::min(largest.queries, sequences.longest_q()) * largest.heads;
+  const std::int64_t flops = 4 * rows * sequences.longest_k() * params.head_dim;
+  const int threads = region_threads(num_threads, pieces.count(), flops / kFlopsPerByte);
+  const std::size_t scratch_bytes = kernels.forward_scratch(params.head_dim, kPieceRows, sequences.longest_k());
+  for_each_piece(threads, pieces.count(), scratch_bytes,
+                 [&](std::int64_t index, void* scratch) { kernels.forward(pieces.at(index), scratch); });
 }
 
 }  // namespace fastbert

@@ -18,34 +18,40 @@ StrayRows stray(std::int64_t first, std::int64_t past, std::int64_t total) { ret
 
 }  // namespace
 
-std::vector<Sequence> sequences_of(const AttentionParams& params) {
-  std::vector<Sequence> sequences(static_cast<std::size_t>(params.batch));
+Sequences::Sequences(const AttentionParams& params) : params_(params) {
+  if (params.batch == 0) return;
+  if (params.cu_seqlens_q == nullptr) {
+    longest_q_ = params.seq_q;
+    longest_k_ = params.seq_k;
+    return;
+  }
+  packed_.reserve(static_cast<std::size_t>(params.batch));
   std::int64_t past_q = 0, past_k = 0;
   for (std::int64_t index = 0; index < params.batch; ++index) {
-    Sequence& sequence = sequences[static_cast<std::size_t>(index)];
-    if (params.cu_seqlens_q == nullptr) {
-      sequence = {index, 0, 0, params.seq_q, params.seq_k};
-      continue;
-    }
     const std::int64_t first_q = clamp(params.cu_seqlens_q[index], past_q, params.total_q);
     const std::int64_t first_k = clamp(params.cu_seqlens_k[index], past_k, params.total_k);
     past_q = clamp(params.cu_seqlens_q[index + 1], first_q, params.total_q);
     past_k = clamp(params.cu_seqlens_k[index + 1], first_k, params.total_k);
-    sequence = {index, first_q, first_k, past_q - first_q, past_k - first_k};
-    check_length("max_seqlen_q", sequence.seq_q, params.seq_q);
-    check_length("max_seqlen_k", sequence.seq_k, params.seq_k);
+    packed_.push_back({index, first_q, first_k, past_q - first_q, past_k - first_k});
+    longest_q_ = greater(longest_q_, past_q - first_q);
+    longest_k_ = greater(longest_k_, past_k - first_k);
   }
-  return sequences;
+  check_length("max_seqlen_q", longest_q_, params.seq_q);
+  check_length("max_seqlen_k", longest_k_, params.seq_k);
 }
 
-StrayRows stray_queries(const AttentionParams& params, const std::vector<Sequence>& sequences) {
-  if (params.cu_seqlens_q == nullptr || sequences.empty()) return stray(0, 0, params.total_q);
-  return stray(sequences.front().first_q, sequences.back().first_q + sequences.back().seq_q, params.total_q);
+Sequence Sequences::at(std::int64_t index) const {
+  return alike() ? Sequence{index, 0, 0, params_.seq_q, params_.seq_k} : packed_[static_cast<std::size_t>(index)];
 }
 
-StrayRows stray_keys(const AttentionParams& params, const std::vector<Sequence>& sequences) {
-  if (params.cu_seqlens_k == nullptr || sequences.empty()) return stray(0, 0, params.total_k);
-  return stray(sequences.front().first_k, sequences.back().first_k + sequences.back().seq_k, params.total_k);
+StrayRows Sequences::stray_queries() const {
+  if (packed_.empty()) return stray(0, 0, params_.total_q);
+  return stray(packed_.front().first_q, packed_.back().first_q + packed_.back().seq_q, params_.total_q);
+}
+
+StrayRows Sequences::stray_keys() const {
+  if (packed_.empty()) return stray(0, 0, params_.total_k);
+  return stray(packed_.front().first_k, packed_.back().first_k + packed_.back().seq_k, params_.total_k);
 }
 
 void clear_rows(void* data, DType dtype, std::int64_t columns, const StrayRows& rows) {

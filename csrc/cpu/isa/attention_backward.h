@@ -9,8 +9,8 @@
 // and dV. dQ is complete where the piece holds all keys of its sequence; the pieces of longer ones add to dQ in
 // float32, one after the other, in the order of the keys: the sums are the same bits for any number of threads.
 //
-// delta is rowsum(P dP) for rows that see keys of this piece alone: it is at hand, does not read a rounded O, and is exact
-// where a row sees one key. Rows that see more take rowsum(dO O).
+// delta is rowsum(P dP) for rows that see keys of this piece alone: it is at hand, does not read a rounded O, and is
+// exact where a row sees one key. Rows that see more take rowsum(dO O).
 #pragma once
 
 #include "attention_kernels.h"
@@ -61,8 +61,8 @@ class Backward {
     std::int64_t head;
     Range queries;
     int rows;
-    float lse[Products::group_rows];    // +inf where the row sees no key: its weights are 0
-    float delta[Products::group_rows];  // rowsum(dO O) - dlse, or -dlse where rowsum(P dP) is still to come
+    float lse[Products::group_rows];          // +inf where the row sees no key: its weights are 0
+    float delta[Products::group_rows];        // rowsum(dO O) - dlse, or -dlse where rowsum(P dP) is still to come
     bool sums_weights[Products::group_rows];  // rowsum(P dP) is to come: all keys that the row sees are in this piece
   };
 
@@ -171,7 +171,8 @@ class Backward {
         if (strip.empty()) continue;
         const RowMask mask = row_mask(band, group.queries.begin + row, block);
         const KeptBytes kept{bytes + row * stride, params.dropout_threshold};
-        const auto weigh = strip.unmasked ? weigh_row<V, kScaled, false, Dropped> : weigh_row<V, kScaled, true, Dropped>;
+        const auto weigh =
+            strip.unmasked ? weigh_row<V, kScaled, false, Dropped> : weigh_row<V, kScaled, true, Dropped>;
         const float sum =
             weigh(row_scores, row_gradients, strip.begin, strip.end, params.scale, group.lse[row], mask, kept);
         const float delta = group.sums_weights[row] ? sum + group.delta[row] : group.delta[row];

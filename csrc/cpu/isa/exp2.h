@@ -4,10 +4,10 @@
 namespace fastbert {
 namespace {
 
-// 2^x = 2^n * 2^f with n = round(x) and f in [-1/2, 1/2]. 2^f is 1 + f * g(f), g of degree 5 fitted to the least largest
-// relative error (2e-9; rounding to float32 makes it 8e-8), so 2^0 is exactly 1. Below -126 the result is exactly 0, -inf
-// included (a weight of 2^-126 would be nothing beside 1, but not times a value of 1e38). NaN stays NaN. x must not
-// exceed 127.
+// 2^x = 2^n * 2^f with n = round(x) and f in [-1/2, 1/2]. 2^f is 1 + f * g(f), g of degree 5 fitted to the least
+// largest relative error (2e-9; rounding to float32 makes it 8e-8), so 2^0 is exactly 1. Below -126 the result is
+// exactly 0, -inf included (a weight of 2^-126 would be nothing beside 1, but not times a value of 1e38). NaN stays
+// NaN. x must not exceed 127.
 template <class V>
 inline __attribute__((always_inline)) typename V::Float exp2(typename V::Float x) {
   using Float = typename V::Float;

@@ -65,7 +65,6 @@ inline float softmax_row(float* scores, int begin, int end, float scale, const R
   return correction;
 }
 
-
 // For the backward. Of one row: scores to weights P, and s dP to zero where P was dropped. Returns the sum of P * dP.
 template <class V, bool Scaled, bool Masked, bool Dropped>
 inline float weigh_row(float* scores, float* gradients, int begin, int end, float scale, float lse, const RowMask& mask,

@@ -66,7 +66,8 @@ struct Strips {
     if (begin >= end) return strip;
     strip.begin = static_cast<int>(begin) / panel * panel;
     strip.end = static_cast<int>(round_up(end, panel));
-    strip.unmasked = block.living == nullptr && band.covers(queries, {block.first + strip.begin, block.first + strip.end});
+    strip.unmasked =
+        block.living == nullptr && band.covers(queries, {block.first + strip.begin, block.first + strip.end});
     return strip;
   }
 };
