@@ -7,8 +7,8 @@ No torch is needed: the extension includes no torch header. Switches, all enviro
     MAX_JOBS              compilations at a time (default: ninja's own choice)
     FASTBERT_CUDA         0: no CUDA kernels; 1 is refused while there are none
     FASTBERT_CUDA_ARCHS   for which GPUs, such as "80;90"; refused while there are no CUDA kernels
-    FASTBERT_EMULATE_ISA  1: AVX-512 and AMX are played by tests/emulated_intrinsics, so that their kernels run, slowly, on
-                          any machine with AVX2: to test them, never to use them (see CONTRIBUTING.md)
+    FASTBERT_EMULATE_ISA  1: AVX-512 and AMX are played by tests/emulated_intrinsics, so that their kernels run, slowly,
+                          on any machine with AVX2: to test them, never to use them (see CONTRIBUTING.md)
 """
 
 from __future__ import annotations
@@ -39,8 +39,8 @@ AMX_FLAGS = (*AVX512_FLAGS, "-mavx512bf16", "-mamx-tile", "-mamx-bf16")
 # Only files whose names end so may contain these instructions; which of them runs is decided when the program runs.
 ISA_FLAGS = {"_avx2": AVX2_FLAGS, "_avx512": AVX512_FLAGS, "_amx": AMX_FLAGS}
 
-# A function for every instruction, and all of them inlined where a kernel insists on it, took the compiler minutes a file:
-# here nobody may insist. Products and sums are not fused, so each operation is the one that is written.
+# A function for every instruction, and all of them inlined where a kernel insists on it, took the compiler minutes a
+# file: here nobody may insist. Products and sums are not fused, so each operation is the one that is written.
 EMULATION = ROOT / "tests" / "emulated_intrinsics"
 EMULATION_FLAGS = (f"-I{EMULATION}", *AVX2_FLAGS, "-O2", "-ffp-contract=off", "-Dalways_inline=unused", "-Wno-psabi")
 
@@ -108,7 +108,7 @@ def emulates(environment: Mapping[str, str], x86_64: bool) -> bool:
     if wanted == "1" and not x86_64:
         raise fail("FASTBERT_EMULATE_ISA needs a compiler for x86-64: unset it")
     if wanted == "1" and not EMULATION.is_dir():
-        raise fail("FASTBERT_EMULATE_ISA needs tests/emulated_intrinsics, which is not here: build from the source tree")
+        raise fail("FASTBERT_EMULATE_ISA needs tests/emulated_intrinsics: build from the source tree")
     return wanted == "1"
 
 
@@ -124,7 +124,7 @@ def isa_flags(
         return {}, ()
     if knows_amx(compiler):
         return ISA_FLAGS, ()
-    print(f"fastbert: {shlex.join(compiler)} does not know AMX (GCC 11 and clang 12 do): the build has no kernels for it")
+    print(f"fastbert: {shlex.join(compiler)} does not know AMX, as GCC 11 and clang 12 do: no kernels for it")
     return {**ISA_FLAGS, "_amx": ()}, ("-DFASTBERT_NO_AMX",)
 
 

@@ -18,7 +18,10 @@ def run_python(*arguments: str, timeout: float = 300, **environment: str) -> sub
     paths = (Path(fastbert.__file__).resolve().parent.parent, TESTS, TESTS / "ops")
     variables = os.environ | {"PYTHONPATH": os.pathsep.join(map(str, paths))} | environment
     command = [sys.executable, *arguments]
-    return subprocess.run(command, env=variables, capture_output=True, text=True, timeout=timeout, check=False)
+    # Not from the root, where Python would find the source's fastbert first.
+    return subprocess.run(
+        command, env=variables, cwd=TESTS, capture_output=True, text=True, timeout=timeout, check=False
+    )
 
 
 def run_code(code: str, timeout: float = 300, **environment: str) -> subprocess.CompletedProcess[str]:

@@ -72,7 +72,7 @@ def test_without_the_extension_the_kernels_say_so(fresh_warnings: None, monkeypa
 
 
 def test_the_kernels_decline_other_devices() -> None:
-    with pytest.raises(ValueError, match="backend 'cpu' cannot serve this call: .* the tensors are on cuda"):
+    with pytest.raises(ValueError, match=r"backend 'cpu' cannot serve this call: .* the tensors are on cuda"):
         backends.choose(_problem()._replace(device_type="cuda"), "cpu")
 
 
