@@ -173,9 +173,9 @@ class Backward {
         const KeptBytes kept{bytes + row * stride, params.dropout_threshold};
         const auto weigh =
             strip.unmasked ? weigh_row<V, kScaled, false, Dropped> : weigh_row<V, kScaled, true, Dropped>;
-        const float sum =
+        const float average =
             weigh(row_scores, row_gradients, strip.begin, strip.end, params.scale, group.lse[row], mask, kept);
-        const float delta = group.sums_weights[row] ? sum + group.delta[row] : group.delta[row];
+        const float delta = group.sums_weights[row] ? average + group.delta[row] : group.delta[row];
         differentiate_row<V, Dropped>(row_scores, row_gradients, strip.begin, strip.end, delta, kept);
       }
     }

@@ -65,14 +65,15 @@ inline float softmax_row(float* scores, int begin, int end, float scale, const R
   return correction;
 }
 
-// For the backward. Of one row: scores to weights P, and s dP to zero where P was dropped. Returns the sum of P * dP.
+// For the backward. Of one row: scores to weights P, and s dP to zero where P was dropped. Returns the average of dP
+// under P.
 template <class V, bool Scaled, bool Masked, bool Dropped>
 inline float weigh_row(float* scores, float* gradients, int begin, int end, float scale, float lse, const RowMask& mask,
                        const KeptBytes& kept) {
   using Float = typename V::Float;
   const Float survivors = V::broadcast(survivor_scale(kept.threshold));
   const Float factor = V::broadcast(kLog2E), offset = V::broadcast(lse);
-  Float sums = V::zero();
+  Float sums = V::zero(), weights = V::zero();
   for (int column = begin; column < end; column += V::lanes) {
     Float score = V::load(scores + column);
     if constexpr (!Scaled) score = score * V::broadcast(scale);
@@ -86,9 +87,12 @@ inline float weigh_row(float* scores, float* gradients, int begin, int end, floa
     if constexpr (Dropped) gradient = V::or_zero(kept.template lanes<V>(column), gradient * survivors);
     V::store(scores + column, weight);
     V::store(gradients + column, gradient);
+    weights = weights + weight;
     sums = V::multiply_add(weight, gradient, sums);
   }
-  return V::sum(sums);
+  // The weights add up to 1 but for the rounding of lse. Divided by their sum, it cancels in dP - delta.
+  const float total = V::sum(weights);
+  return total == 0.0f ? 0.0f : V::sum(sums) / total;
 }
 
 // dP to dS = P (dP - delta), and P to what of it was kept.
