@@ -213,19 +213,11 @@ void pack_left_transposed(const Rows& rows, int count, int column_tiles, std::ui
   }
 }
 
-// The bits of float32 numbers rounded to bfloat16, in the upper halves.
-inline __m512i round_to_bfloat16(__m512 x) {
-  const __m512i bits = _mm512_castps_si512(x);
-  const __m512i odd = _mm512_and_si512(_mm512_srli_epi32(bits, 16), _mm512_set1_epi32(1));
-  const __m512i rounded = _mm512_add_epi32(bits, _mm512_add_epi32(odd, _mm512_set1_epi32(0x7FFF)));
-  const __m512i quiet = _mm512_or_si512(bits, _mm512_set1_epi32(0x400000));
-  return _mm512_mask_blend_epi32(_mm512_cmp_ps_mask(x, x, _CMP_UNORD_Q), rounded, quiet);
-}
-
 // Two rows of float32 numbers as one row of a B tile: the upper row in the low halves.
 inline __m512i interleave_rows(__m512 upper, __m512 lower) {
-  const __m512i high = _mm512_and_si512(round_to_bfloat16(lower), _mm512_set1_epi32(static_cast<int>(0xFFFF0000u)));
-  return _mm512_or_si512(_mm512_srli_epi32(round_to_bfloat16(upper), 16), high);
+  const __m512i high =
+      _mm512_and_si512(Vector::round_to_bfloat16(lower), _mm512_set1_epi32(static_cast<int>(0xFFFF0000u)));
+  return _mm512_or_si512(_mm512_srli_epi32(Vector::round_to_bfloat16(upper), 16), high);
 }
 
 }  // namespace

@@ -43,10 +43,10 @@ inline FASTBERT_INLINE Gelu<V> gelu_erf(typename V::Float y) {
 template <class V>
 inline FASTBERT_INLINE Gelu<V> gelu_tanh(typename V::Float y) {
   using Float = typename V::Float;
-  constexpr float kTwiceRoot = 1.5957691f, kCubic = 0.044715f, kLog2e = 1.4426950f;  // 2 * sqrt(2 / pi)
+  constexpr float kTwiceRoot = 1.5957691f, kCubic = 0.044715f;  // 2 * sqrt(2 / pi)
   const Float one = V::broadcast(1.0f), square = y * y;
   const Float twice_z = y * V::multiply_add(square, V::broadcast(kTwiceRoot * kCubic), V::broadcast(kTwiceRoot));
-  const Float most = V::broadcast(126.0f), exponent = twice_z * V::broadcast(-kLog2e);
+  const Float most = V::broadcast(126.0f), exponent = twice_z * V::broadcast(-kLog2E);
   const Float e = exp2<V>(V::minimum(most, exponent));
   const Float s = V::or_zero(V::at_least(most, exponent), one / (one + e));
   const Float slope = V::multiply_add(square, V::broadcast(3.0f * kTwiceRoot * kCubic), V::broadcast(kTwiceRoot));

@@ -8,7 +8,6 @@
 namespace fastbert {
 namespace {
 
-constexpr float kLog2e = 1.4426950408889634f;
 constexpr std::int64_t kBlockClasses = 1024;  // read from memory, then from the nearest cache
 constexpr float kInfinity = __builtin_inff();
 
@@ -22,7 +21,7 @@ template <class V, DType dtype>
 Normaliser normaliser(const typename Row<V, dtype>::Element* logits, std::int64_t classes) {
   using R = Row<V, dtype>;
   using Float = typename V::Float;
-  const Float lowest = V::broadcast(-kInfinity), log2e = V::broadcast(kLog2e);
+  const Float lowest = V::broadcast(-kInfinity), log2e = V::broadcast(kLog2E);
   float largest = -kInfinity, rest = 0.0f;
   for (std::int64_t first = 0; first < classes; first += kBlockClasses) {
     const std::int64_t width = classes - first < kBlockClasses ? classes - first : kBlockClasses;
@@ -74,7 +73,7 @@ void cross_entropy_backward_rows(const CrossEntropyBackwardParams& params, std::
   using R = Row<V, dtype>;
   using E = typename R::Element;
   using Float = typename V::Float;
-  const Float log2e = V::broadcast(kLog2e);
+  const Float log2e = V::broadcast(kLog2E);
   for (std::int64_t row = begin; row < end; ++row) {
     const E* logits = static_cast<const E*>(params.logits) + row * params.classes;
     E* dlogits = static_cast<E*>(params.dlogits) + row * params.classes;

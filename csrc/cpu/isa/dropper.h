@@ -30,7 +30,7 @@ class Dropper<V, true> {
   using Float = typename V::Float;
 
   Dropper(const DropoutParams& params, const PhiloxStreamKernels& philox)
-      : params_(params), philox_(philox), scale_(256.0f / static_cast<float>(256 - params.threshold)) {}
+      : params_(params), philox_(philox), scale_(survivor_scale(params.threshold)) {}
 
   // Makes ready the bytes of `columns` columns from `first` on, a multiple of kPieceColumns.
   void draw(std::int64_t row, std::int64_t first, std::int64_t columns) {

@@ -4,6 +4,8 @@
 namespace fastbert {
 namespace {
 
+constexpr float kLog2E = 1.4426950408889634f;
+
 // 2^x = 2^n * 2^f with n = round(x) and f in [-1/2, 1/2]. 2^f is 1 + f * g(f), g of degree 5 fitted to the least
 // largest relative error (2e-9; rounding to float32 makes it 8e-8), so 2^0 is exactly 1. Below -126 the result is
 // exactly 0, -inf included (a weight of 2^-126 would be nothing beside 1, but not times a value of 1e38). NaN stays

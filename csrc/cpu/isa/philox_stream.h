@@ -28,6 +28,11 @@ struct PhiloxStreamKernels {
   void (*blocks)(const PhiloxStream& stream, std::uint32_t first, std::int64_t count, std::uint8_t* out);
 };
 
+// The survivors' multiplier: one over the probability that a byte is at least the threshold.
+static inline __attribute__((always_inline)) float survivor_scale(int threshold) {
+  return 256.0f / static_cast<float>(256 - threshold);
+}
+
 const PhiloxStreamKernels& philox_stream_generic();
 const PhiloxStreamKernels& philox_stream_avx2();
 const PhiloxStreamKernels& philox_stream_avx512();

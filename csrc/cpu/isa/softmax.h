@@ -13,11 +13,6 @@
 namespace fastbert {
 namespace {
 
-constexpr float kLog2E = 1.44269504f;
-
-// The survivors' multiplier: one over the probability that a byte is at least the threshold.
-inline float survivor_scale(int threshold) { return 256.0f / static_cast<float>(256 - threshold); }
-
 // What a row knows of the keys it has met.
 struct RowState {
   float* largest;  // score, -inf before the first key

@@ -48,12 +48,17 @@ def _to_matrices(registers: np.ndarray, transposed: bool) -> np.ndarray:
     return np.ascontiguousarray(matrices.swapaxes(-1, -2)) if transposed else matrices
 
 
-def _row_lanes(lanes: Lanes, address: np.ndarray, count: int) -> tuple[Lanes, np.ndarray]:
-    """The lanes whose addresses count, in order of warp, matrix and row."""
-    if count == 4:
-        return lanes, address
-    giving = (lanes.index & 31) < 8 * count
-    return lanes.where(giving), address[giving]
+def _row_places(
+    lanes: Lanes, address: np.ndarray, count: int, space: str, instruction: Instruction
+) -> tuple[Lanes, str, np.ndarray]:
+    """The lanes whose addresses count, in order of warp, matrix and row; the space and where in it they point."""
+    where = lanes.machine.access.broadcast(lanes, address)
+    if count < 4:
+        giving = (lanes.index & 31) < 8 * count
+        lanes, where = lanes.where(giving), where[giving]
+    if space == "generic":
+        space, where = lanes.machine.access.space_of(lanes, where, instruction)
+    return lanes, space, where
 
 
 def load_matrix(instruction: Instruction, linker: Linker) -> Action:
@@ -67,10 +72,8 @@ def load_matrix(instruction: Instruction, linker: Linker) -> Action:
 
     def action(lanes: Lanes) -> None:
         need_whole_warps(lanes, instruction)
-        access = lanes.machine.access
-        givers, where = _row_lanes(lanes, access.broadcast(lanes, address(lanes)), count)
-        name, where = (space, where) if space != "generic" else access.space_of(givers, where, instruction)
-        rows = access.load(givers, name, where, 16, 8, instruction)
+        givers, name, where = _row_places(lanes, address(lanes), count, space, instruction)
+        rows = lanes.machine.access.load(givers, name, where, 16, 8, instruction)
         registers = _to_registers(rows.reshape(-1, count, 8, 8), transposed)
         for number, write in enumerate(writers):
             write(lanes, registers[:, number].reshape(-1))
@@ -89,13 +92,11 @@ def store_matrix(instruction: Instruction, linker: Linker) -> Action:
 
     def action(lanes: Lanes) -> None:
         need_whole_warps(lanes, instruction)
-        access = lanes.machine.access
-        givers, where = _row_lanes(lanes, access.broadcast(lanes, address(lanes)), count)
-        name, where = (space, where) if space != "generic" else access.space_of(givers, where, instruction)
+        givers, name, where = _row_places(lanes, address(lanes), count, space, instruction)
         registers = np.stack(
             [np.broadcast_to(reader(lanes), lanes.count).reshape(-1, 32) for reader in readers], axis=1
         )
-        access.store(givers, name, where, _to_matrices(registers, transposed).reshape(-1, 8), instruction)
+        lanes.machine.access.store(givers, name, where, _to_matrices(registers, transposed).reshape(-1, 8), instruction)
 
     return action
 
