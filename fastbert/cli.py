@@ -155,7 +155,21 @@ def _predict(config: PredictConfig) -> None:
 def _generate(config: GenerateConfig) -> None:
     from fastbert.inference import generate
 
-    print(config.prompt + generate(config))
+    if not config.streams:
+        print("\n\n".join(config.prompt + text for text in generate(config)))
+        return
+    begun = False
+
+    def write(piece: str) -> None:
+        nonlocal begun
+        print(piece if begun else config.prompt + piece, end="", flush=True)
+        begun = True
+
+    try:
+        generate(config, write)
+    finally:
+        if begun:  # also where it is interrupted, the line ends
+            print()
 
 
 def _fill_mask(config: FillMaskConfig) -> None:

@@ -198,7 +198,7 @@ def _show_fill_mask(console: Console, model: Path) -> dict[str, Any]:
 
 
 def _show_generation(console: Console, model: Path) -> dict[str, str]:
-    text = generate(GenerateConfig(model=str(model), prompt=_PROMPT, max_new_tokens=24))
+    (text,) = generate(GenerateConfig(model=str(model), prompt=_PROMPT, max_new_tokens=24))
     console.print(f"GPT continues  {_PROMPT!r}:\n  {text}", markup=False)
     return {"prompt": _PROMPT, "continuation": text}
 

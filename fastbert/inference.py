@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field, fields
+from itertools import pairwise
 from pathlib import Path
 
 import torch
 from accelerate import Accelerator
+from torch import Tensor
 
-from fastbert.data import TextClassificationExamples, Tokenizer, collate, read_records, token_budget_batches
+from fastbert.data import TextClassificationExamples, TextStream, Tokenizer, collate, read_records, token_budget_batches
 from fastbert.files import replaced
-from fastbert.models import GPTForPreTraining, PretrainedModel, load_pretrained
+from fastbert.models import GenerationConfig, GPTForPreTraining, PretrainedModel, load_pretrained
 from fastbert.packing import PackedBatch
 from fastbert.training.config import require
 from fastbert.training.evaluation import evaluate_classification
@@ -77,24 +79,51 @@ class PredictConfig:
             require(getattr(self, name) >= 1, name, getattr(self, name), "at least 1")
 
 
-@dataclass
-class GenerateConfig:
-    """Continue a prompt with a GPT, greedily.
+@dataclass(frozen=True, kw_only=True)
+class GenerateConfig(GenerationConfig):
+    """Continue a prompt with a GPT: greedily, by sampling or by beam search.
 
     Attributes:
         model: directory of the model, or a hub id.
         prompt: the text to continue.
         max_new_tokens: most tokens to add; an end-of-text token ends earlier.
+        do_sample: draw tokens by their probability.
+        temperature: below 1 sharpens the probabilities, above 1 flattens them.
+        top_k: draw from so many most likely tokens; None for all.
+        top_p: draw from the fewest most likely tokens that have this probability together.
+        repetition_penalty: above 1 makes tokens that are there already less likely.
+        num_beams: alternatives that beam search follows at once; 1 for none.
+        length_penalty: above 0 favours long continuations of beam search, below 0 short ones.
+        early_stopping: of beam search: true once it has ``num_beams`` results, false while a better one is likely,
+            "never" while one is possible.
+        num_return_sequences: how many continuations.
+        eos_token_id: tokens that end a continuation; None for the tokenizer's end of text, an empty list for none.
+        pad_token_id: not seen in texts.
+        seed: of the draws; None for another each time.
+        stop: texts that end a continuation, and are not part of it.
         backend: attention backend; None lets the library choose.
     """
 
     model: str
     prompt: str
     max_new_tokens: int = 40
+    stop: list[str] | str = field(default_factory=list)
     backend: str | None = None
 
     def __post_init__(self) -> None:
-        require(self.max_new_tokens >= 1, "max_new_tokens", self.max_new_tokens, "at least 1")
+        super().__post_init__()
+        if "" in self.stop_texts:
+            raise ValueError("stop must hold no empty text, which every continuation has")
+
+    @property
+    def stop_texts(self) -> list[str]:
+        """``stop``, one or several, as a list."""
+        return [self.stop] if isinstance(self.stop, str) else list(self.stop)
+
+    @property
+    def streams(self) -> bool:
+        """Whether the text is one that grows at its end only."""
+        return self.num_beams == 1 and self.num_return_sequences == 1
 
 
 @dataclass
@@ -181,8 +210,13 @@ def predict(config: PredictConfig) -> list[Prediction]:
 
 
 @torch.no_grad()
-def generate(config: GenerateConfig) -> str:
-    """The continuation of ``prompt``, without the prompt.
+def generate(config: GenerateConfig, write: Callable[[str], None] | None = None) -> list[str]:
+    """The ``num_return_sequences`` continuations of ``prompt``, without the prompt.
+
+    Args:
+        config: the model, the prompt and the options.
+        write: is given the text piece by piece as it comes, whole characters only; the pieces together are the text.
+            Not with several continuations or beams.
 
     Raises:
         ValueError: a model that is no GPT, an empty prompt, or more tokens than the model has positions.
@@ -194,9 +228,38 @@ def generate(config: GenerateConfig) -> str:
     ids = tokenizer.encode(config.prompt)
     if not ids:
         raise ValueError("prompt is empty; allowed: at least one token")
-    prompt = torch.tensor([ids], device=device)
-    produced = model.generate(prompt, max_new_tokens=config.max_new_tokens, eos_token_id=tokenizer.eos_id)
-    return tokenizer.decode(produced[0, len(ids) :].tolist())
+    stream = TextStream(tokenizer, ids, config.stop_texts)
+    options = {option.name: getattr(config, option.name) for option in fields(GenerationConfig)}
+    if config.eos_token_id is None:
+        options["eos_token_id"] = [] if tokenizer.eos_id is None else tokenizer.eos_id
+    produced = model.generate(
+        PackedBatch.from_sequences([ids]).to(device),
+        streamer=None if write is None else _Writer(stream, write),
+        stop_when=stream.is_stopped if config.stop_texts else None,
+        **options,
+    )
+    bounds = produced.cu_seqlens.tolist()
+    new = [produced.input_ids[start + len(ids) : end].tolist() for start, end in pairwise(bounds)]
+    return [stream.text(tokens) for tokens in new]
+
+
+class _Writer:
+    """A streamer for one continuation."""
+
+    def __init__(self, stream: TextStream, write: Callable[[str], None]) -> None:
+        self._stream = stream
+        self._write = write
+        self._tokens: list[int] | None = None  # None until the prompt has come
+
+    def put(self, value: Tensor) -> None:
+        if self._tokens is None:
+            self._tokens = []
+            return
+        self._tokens += value.tolist()
+        self._write(self._stream.piece(self._tokens))
+
+    def end(self) -> None:
+        self._write(self._stream.piece(self._tokens or [], complete=True))
 
 
 @torch.no_grad()

@@ -14,6 +14,7 @@ from fastbert.data.text_classification import (
     build_label2id,
     read_records,
 )
+from fastbert.data.text_stream import TextStream
 from fastbert.data.token_cache import TokenizedCorpus, cached_corpus, tokenize_documents
 from fastbert.data.tokenisation import Tokenizer
 
@@ -28,6 +29,7 @@ __all__ = [
     "SentencePairExamples",
     "TextClassificationExamples",
     "TextRecord",
+    "TextStream",
     "TokenizedCorpus",
     "Tokenizer",
     "build_label2id",

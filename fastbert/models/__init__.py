@@ -16,6 +16,8 @@ from fastbert.models.bert import (
 from fastbert.models.cache import KeyValueCache
 from fastbert.models.checkpoints import read_config
 from fastbert.models.config import BertConfig, GPTConfig, TransformerConfig
+from fastbert.models.generation import Streamer
+from fastbert.models.generation_config import GenerationConfig
 from fastbert.models.gpt import (
     GPTForMultipleChoice,
     GPTForPreTraining,
@@ -46,10 +48,12 @@ __all__ = [
     "GPTForSimilarity",
     "GPTForTokenClassification",
     "GPTModel",
+    "GenerationConfig",
     "KeyValueCache",
     "LossTerm",
     "ModelOutput",
     "PretrainedModel",
+    "Streamer",
     "TransformerConfig",
     "architecture",
     "load_pretrained",

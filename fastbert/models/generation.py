@@ -1,86 +1,96 @@
-"""Greedy generation with a key-value cache."""
+"""Continuing prompts: what ``generate`` of a language model does with its arguments, and how it answers."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import TYPE_CHECKING, Protocol
 
 import torch
 from torch import Tensor
 
-from fastbert.models.cache import KeyValueCache
-from fastbert.models.inputs import ModelInputs, pack_inputs
-from fastbert.packing import PackedBatch, select_last
+from fastbert.models.beam_search import beam_search
+from fastbert.models.decoding import Decoder, Stopping, StopWhen, continue_prompts
+from fastbert.models.generation_config import GenerationConfig
+from fastbert.models.inputs import pack_inputs
+from fastbert.packing import PackedBatch, packed_positions
 
 if TYPE_CHECKING:
     from fastbert.models.gpt import GPTForPreTraining
 
 
+class Streamer(Protocol):
+    """Who is told of every token as it comes; transformers' ``TextStreamer`` is one."""
+
+    def put(self, value: Tensor) -> None:
+        """First the prompts as they were given, then after each step a (rows,) int64 tensor on the CPU."""
+
+    def end(self) -> None:
+        """No more is coming."""
+
+
 @torch.no_grad()
-def greedy(
+def generate(
     model: GPTForPreTraining,
-    input_ids: Tensor,
-    attention_mask: Tensor | None = None,
-    *,
-    max_new_tokens: int,
-    eos_token_id: int | None = None,
-    pad_token_id: int | None = None,
-) -> Tensor:
-    """Continue each prompt with its most likely token, again and again.
+    input_ids: Tensor | PackedBatch,
+    attention_mask: Tensor | None,
+    config: GenerationConfig,
+    streamer: Streamer | None = None,
+    stop_when: StopWhen | None = None,
+) -> Tensor | PackedBatch:
+    """See :meth:`fastbert.models.GPTForPreTraining.generate`."""
+    given = pack_inputs(input_ids, attention_mask).batch
+    bounds = given.cu_seqlens.tolist()
+    lengths = [end - start for start, end in pairwise(bounds)]
+    _check_lengths(lengths, config.max_new_tokens, model.config.max_position_embeddings)
+    stopping = Stopping(config.end_tokens(model.config), stop_when)
+    padding = config.padding_token(model.config)
+    packed = isinstance(input_ids, PackedBatch)
+    if padding is None and stop_when is not None and (streamer is not None or not packed):
+        raise ValueError("pad_token_id must be given: stop_when may end one continuation before the others")
+    if streamer is not None and config.num_beams > 1:
+        raise ValueError(f"streamer: the tokens of a beam search come at its end; num_beams is {config.num_beams}")
 
-    Args:
-        model: a language model; its dropout is off meanwhile.
-        input_ids: (batch, seq) prompts, none of them empty.
-        attention_mask: (batch, seq), nonzero on the tokens; prompts of different lengths may be padded on either side.
-        max_new_tokens: how many tokens to add at most.
-        eos_token_id: a prompt is done once it has produced this token; the call ends when all are.
-        pad_token_id: what follows a finished prompt; None for ``eos_token_id``.
-
-    Returns:
-        (batch, seq + new): the prompts as they came, then the new tokens.
-    """
-    if max_new_tokens < 1:
-        raise ValueError(f"max_new_tokens must be at least 1, got {max_new_tokens}")
-    inputs = pack_inputs(input_ids, attention_mask)
-    lengths = inputs.batch.cu_seqlens[1:] - inputs.batch.cu_seqlens[:-1]
-    if input_ids.shape[0] == 0 or int(lengths.min()) == 0:
-        raise ValueError("generate: every prompt must have at least one token")
-    longest, limit = int(lengths.max()), model.config.max_position_embeddings
-    if longest + max_new_tokens > limit:
-        raise ValueError(
-            f"a prompt of {longest} tokens and max_new_tokens {max_new_tokens} exceed the model's {limit} positions "
-            "(max_position_embeddings)"
-        )
+    tokens = given.input_ids[: bounds[-1]]
+    prompts = PackedBatch(tokens, given.cu_seqlens, max(lengths), packed_positions(given.cu_seqlens, bounds[-1]))
+    if streamer is not None:
+        streamer.put((tokens if isinstance(input_ids, PackedBatch) else input_ids).cpu())
     training = model.training
     model.eval()
     try:
-        return torch.cat((input_ids, _continue(model, inputs.batch, max_new_tokens, eos_token_id, pad_token_id)), dim=1)
+        decoder = Decoder(model, config, prompts)
+        if config.num_beams > 1:
+            produced = beam_search(decoder, config, stopping)
+        else:
+            produced = continue_prompts(decoder, config, stopping, lambda step: _put(streamer, step, padding))
     finally:
         model.train(training)
+    if streamer is not None:
+        streamer.end()
+    if isinstance(input_ids, PackedBatch):
+        return _joined(tokens.tolist(), bounds, produced, config.num_return_sequences).to(tokens.device)
+    longest, filler = max(map(len, produced)), 0 if padding is None else padding  # None: all are equally long
+    filled = [row + [filler] * (longest - len(row)) for row in produced]
+    new = torch.tensor(filled, dtype=input_ids.dtype, device=input_ids.device)
+    return torch.cat((input_ids.repeat_interleave(config.num_return_sequences, dim=0), new), dim=1)
 
 
-def _continue(
-    model: GPTForPreTraining,
-    batch: PackedBatch,
-    max_new_tokens: int,
-    eos_token_id: int | None,
-    pad_token_id: int | None,
-) -> Tensor:
-    """(batch, new) token ids after the packed prompts."""
-    cache = KeyValueCache()
-    n, device = batch.num_sequences, batch.input_ids.device
-    done = torch.zeros(n, dtype=torch.bool, device=device)
-    one_each = torch.arange(n + 1, dtype=torch.int32, device=device)
-    columns: list[Tensor] = []
-    while True:
-        hidden = model.encode(ModelInputs(batch), cache=cache).hidden
-        last = select_last(hidden, batch.cu_seqlens)  # (n, hidden): only the last token of each prompt needs scores
-        token = model.lm_head(last, model.transformer.embeddings.tokens.weight).argmax(-1)
-        if eos_token_id is not None:
-            filler = eos_token_id if pad_token_id is None else pad_token_id
-            token = torch.where(done, torch.full_like(token, filler), token)
-            done = done | (token == eos_token_id)
-        columns.append(token)
-        if len(columns) == max_new_tokens or (eos_token_id is not None and bool(done.all())):
-            return torch.stack(columns, dim=1)
-        positions = cache.positions(one_each, n)
-        batch = PackedBatch(input_ids=token, cu_seqlens=one_each, max_seqlen=1, position_ids=positions)
+def _check_lengths(lengths: Sequence[int], new: int, limit: int) -> None:
+    if not lengths or min(lengths) == 0:
+        raise ValueError("generate: every prompt must have at least one token")
+    if max(lengths) + new > limit:
+        raise ValueError(
+            f"a prompt of {max(lengths)} tokens and max_new_tokens {new} exceed the model's {limit} positions "
+            "(max_position_embeddings)"
+        )
+
+
+def _put(streamer: Streamer | None, step: Sequence[int | None], padding: int | None) -> None:
+    if streamer is not None:
+        streamer.put(torch.tensor([padding if token is None else token for token in step]))
+
+
+def _joined(tokens: list[int], bounds: list[int], produced: list[list[int]], copies: int) -> PackedBatch:
+    """Prompts and continuations, packed."""
+    prompts = [tokens[start:end] for start, end in pairwise(bounds) for _ in range(copies)]
+    return PackedBatch.from_sequences([prompt + new for prompt, new in zip(prompts, produced, strict=True)])

@@ -5,6 +5,7 @@ It is pretrained to predict the next one.
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 from torch import Tensor
@@ -13,6 +14,9 @@ from fastbert.models import generation, tasks
 from fastbert.models.base import Encoded, PretrainedModel
 from fastbert.models.cache import KeyValueCache
 from fastbert.models.config import GPT_FAMILIES, TransformerConfig
+from fastbert.models.decoding import StopWhen
+from fastbert.models.generation import Streamer
+from fastbert.models.generation_config import GenerationConfig
 from fastbert.models.heads import VocabularyHead, zero_empty
 from fastbert.models.inputs import ModelInputs, pack_inputs
 from fastbert.models.losses import (
@@ -137,22 +141,42 @@ class GPTForPreTraining(PretrainedModel):
 
     def generate(
         self,
-        input_ids: Tensor,
+        input_ids: Tensor | PackedBatch,
         attention_mask: Tensor | None = None,
         *,
-        max_new_tokens: int,
-        eos_token_id: int | None = None,
-        pad_token_id: int | None = None,
-    ) -> Tensor:
-        """Continue prompts greedily: see :func:`fastbert.models.generation.greedy`."""
-        return generation.greedy(
-            self,
-            input_ids,
-            attention_mask,
-            max_new_tokens=max_new_tokens,
-            eos_token_id=eos_token_id,
-            pad_token_id=pad_token_id,
-        )
+        generation_config: GenerationConfig | None = None,
+        streamer: Streamer | None = None,
+        stop_when: StopWhen | None = None,
+        **options: Any,
+    ) -> Any:
+        """Continue prompts: greedily, by sampling or by beam search.
+
+        Every prompt is continued as if it were alone, except that matrix products of another size may round another
+        way. Dropout is off meanwhile, and a continuation that is done is not computed further.
+
+        Args:
+            input_ids: (batch, seq) prompts, none of them empty; or a PackedBatch, of which the tokens and the lengths
+                are read.
+            attention_mask: (batch, seq), nonzero on the tokens; the padding may be on either side.
+            generation_config: the options; those in ``options`` take precedence.
+            streamer: is given the prompts, then each step's token of every row. Not with beams.
+            stop_when: is called with the new tokens of a continuation, a list of int, after each of them; True ends it.
+            **options: fields of :class:`GenerationConfig`, of which ``max_new_tokens`` must be given.
+
+        Returns:
+            (batch x num_return_sequences, seq + new): the prompts as they came, then the new tokens and, where a row
+            ended before others, ``pad_token_id``. For a PackedBatch a PackedBatch of prompts with their new tokens.
+
+        Raises:
+            TypeError: an option that does not exist.
+            ValueError: a value or a combination that makes no sense, an empty prompt, or more tokens than positions.
+            ArithmeticError: scores that are not numbers.
+        """
+        if generation_config is None:
+            config = GenerationConfig(**options)
+        else:
+            config = dataclasses.replace(generation_config, **options)
+        return generation.generate(self, input_ids, attention_mask, config, streamer, stop_when)
 
 
 class GPTForSequenceClassification(tasks.SequenceClassifier):

@@ -23,7 +23,10 @@ from fastbert.packing import PackedBatch
 
 @dataclass(frozen=True)
 class Sequences:
-    """Where the sequences lie: among the queries' rows, and among the keys', which a cache may have made more."""
+    """Where the sequences lie: among the queries' rows, and among the keys', which a cache may have made more.
+
+    With a cache some of them are gaps in its buffer: keys and no queries.
+    """
 
     cu_seqlens_q: Tensor  # (n + 1,) int32
     max_seqlen_q: int
@@ -143,8 +146,10 @@ class Transformer(nn.Module):
         """
         sequences = Sequences(batch.cu_seqlens, batch.max_seqlen, batch.cu_seqlens, batch.max_seqlen)
         if cache is not None:
-            cu_seqlens_k, max_seqlen_k = cache.extend(batch.cu_seqlens, batch.max_seqlen, batch.total_tokens)
-            sequences = Sequences(batch.cu_seqlens, batch.max_seqlen, cu_seqlens_k, max_seqlen_k)
+            cu_seqlens_q, cu_seqlens_k, max_seqlen_k = cache.extend(
+                batch.cu_seqlens, batch.max_seqlen, batch.total_tokens
+            )
+            sequences = Sequences(cu_seqlens_q, batch.max_seqlen, cu_seqlens_k, max_seqlen_k)
         rngs = [None] * len(self.blocks) if rng is None else layer_rngs(rng, len(self.blocks)).unbind(0)
 
         x = self.embeddings(batch.input_ids, batch.position_ids, batch.token_type_ids, inputs_embeds, rng)

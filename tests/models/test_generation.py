@@ -1,19 +1,20 @@
-"""Greedy generation gives transformers' ids, with and without the cache, for prompts of any lengths."""
+"""What generate promises besides its tokens: layouts, ends, who leaves the batch, streaming, refusals."""
 
 from __future__ import annotations
 
-from pathlib import Path
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
 
 import huggingface_peers as peers
 import pytest
 import torch
 from torch import Tensor
 
-from fastbert.models import GPTForPreTraining, GPTModel, KeyValueCache
+from fastbert.models import GenerationConfig, GPTForPreTraining
 from fastbert.packing import PackedBatch
 
-NAMES = {"openai-gpt": "OpenAIGPTLMHeadModel", "gpt2": "GPT2LMHeadModel"}
-GPT_FAMILIES = pytest.mark.parametrize("family", list(NAMES))
+GPT_FAMILIES = pytest.mark.parametrize("family", ["openai-gpt", "gpt2"])
 
 
 def prompts(lengths: list[int], side: str) -> tuple[Tensor, Tensor]:
@@ -22,16 +23,6 @@ def prompts(lengths: list[int], side: str) -> tuple[Tensor, Tensor]:
     mask = (torch.arange(width) < torch.tensor(lengths)[:, None]).long()
     mask = mask.flip(1) if side == "left" else mask
     return torch.randint(5, peers.VOCAB, mask.shape) * mask, mask
-
-
-@GPT_FAMILIES
-def test_ids_equal_theirs(family: str, tmp_path: Path) -> None:
-    mine, reference = peers.pair(family, GPTForPreTraining, NAMES[family], tmp_path)
-    ids, _ = prompts([6, 6, 6], "left")
-    expected = reference.generate(ids, max_new_tokens=12, do_sample=False, eos_token_id=None, pad_token_id=0)
-    actual = mine.generate(ids, max_new_tokens=12)
-    assert torch.equal(actual, expected)
-    assert len(actual[:, 6:].unique()) > 2  # not one token throughout
 
 
 @GPT_FAMILIES
@@ -47,96 +38,155 @@ def test_prompts_of_different_lengths_do_not_disturb_each_other(family: str, sid
         assert torch.equal(model.generate(alone, max_new_tokens=8)[0, -8:], together[row, -8:])
 
 
-@GPT_FAMILIES
-def test_the_cache_changes_no_logit(family: str) -> None:
+@pytest.fixture
+def model() -> GPTForPreTraining:
     torch.manual_seed(0)
-    model = GPTForPreTraining(peers.our_config(family)).eval()
-    ids, mask = prompts([6, 3, 1], "left")
-    whole = model(ids, attention_mask=mask).logits
-    first = model(ids[:, :4], attention_mask=mask[:, :4], use_cache=True)
-    second = model(ids[:, 4:5], attention_mask=mask[:, :5], past_key_values=first.past_key_values)
-    third = model(ids[:, 5:], attention_mask=mask[:, 5:], past_key_values=second.past_key_values, use_cache=True)
-    assert third.past_key_values is first.past_key_values
-    assert third.past_key_values.lengths.tolist() == [6, 3, 1]
-    joined = torch.cat((first.logits, second.logits, third.logits), dim=1)
-    torch.testing.assert_close(joined[mask.bool()], whole[mask.bool()], atol=1e-5, rtol=1e-5)
+    return GPTForPreTraining(peers.our_config("gpt2", initializer_range=0.3))
 
 
-def test_the_cache_lays_rows_of_a_sequence_together() -> None:
-    cache = KeyValueCache()
-    steps = [([0, 2, 3], [10, 11, 20]), ([0, 1, 3], [12, 21, 22]), ([0, 0, 1], [23])]
-    joined: list[list[int]] = []
-    for cu_seqlens, rows in steps:
-        bounds = torch.tensor(cu_seqlens, dtype=torch.int32)
-        expected = cache.positions(bounds, len(rows))
-        cache.extend(bounds, 2, len(rows))
-        values = torch.tensor(rows)[:, None, None].float()
-        key, value = cache.append(0, values, -values)
-        assert torch.equal(key, -value)
-        cache.commit()
-        joined.append(key.flatten().int().tolist())
-        assert [int(row) % 10 for row in rows] == expected.tolist()
-    assert joined == [[10, 11, 20], [10, 11, 12, 20, 21, 22], [10, 11, 12, 20, 21, 22, 23]]
-    assert cache.cu_seqlens is not None
-    assert cache.cu_seqlens.tolist() == [0, 3, 7]
-    with pytest.raises(ValueError, match="past_key_values holds 2 sequences, the input has 1"):
-        cache.extend(torch.tensor([0, 1], dtype=torch.int32), 1, 1)
+def continued_by_hand(model: GPTForPreTraining, prompt: list[int], new: int, ends: tuple[int, ...] = ()) -> list[int]:
+    """Greedy search as it is defined: the whole sequence anew for every token, without cache or batch."""
+    tokens = list(prompt)
+    model.eval()
+    for _ in range(new):
+        tokens.append(int(model(torch.tensor([tokens])).logits[0, -1].argmax()))
+        if tokens[-1] in ends:
+            break
+    return tokens[len(prompt) :]
 
 
-def test_a_packed_batch_may_continue_a_cache() -> None:
-    torch.manual_seed(0)
-    model = GPTModel(peers.our_config("gpt2")).eval()
-    whole = model(PackedBatch.from_sequences([[7, 8, 9], [10, 11]])).last_hidden_state
-    cache = KeyValueCache()
-    model(PackedBatch.from_sequences([[7, 8], [10]]), past_key_values=cache)
-    last = model(PackedBatch.from_sequences([[9], [11]]), past_key_values=cache).last_hidden_state
-    torch.testing.assert_close(last, whole[[2, 4]], atol=1e-5, rtol=1e-5)
-
-
-@pytest.mark.parametrize("failing_layer", range(peers.LAYERS))
-@pytest.mark.parametrize("first", [True, False])
-def test_a_forward_that_fails_leaves_the_cache_as_it_was(first: bool, failing_layer: int) -> None:
-    """A layer raises, before or after others have their new rows; the same call then goes through."""
-    torch.manual_seed(0)
-    model = GPTModel(peers.our_config("gpt2")).eval()
-    whole = model(PackedBatch.from_sequences([[7, 8, 9], [10, 11]])).last_hidden_state
-    steps = [PackedBatch.from_sequences([[7, 8], [10]]), PackedBatch.from_sequences([[9], [11]])]
-    cache = KeyValueCache()
-
-    def fail(*_: object) -> None:
-        raise RuntimeError("out of memory")
-
-    answers = []
-    for i, step in enumerate(steps):
-        if first == (i == 0):
-            handle = model.get_submodule(f"transformer.blocks.{failing_layer}.mlp").register_forward_pre_hook(fail)
-            before = None if cache.lengths is None else cache.lengths.tolist()
-            # The first attempt brings other tokens, of which nothing may stay.
-            with pytest.raises(RuntimeError, match="out of memory"):
-                model(PackedBatch.from_sequences([[30, 31, 32], [33, 34]]), past_key_values=cache)
-            handle.remove()
-            assert (None if cache.lengths is None else cache.lengths.tolist()) == before
-        answers.append(model(step, past_key_values=cache).last_hidden_state)
-    assert cache.lengths is not None
-    assert cache.lengths.tolist() == [3, 2]
-    torch.testing.assert_close(answers[0], whole[[0, 1, 3]], atol=1e-5, rtol=1e-5)
-    torch.testing.assert_close(answers[1], whole[[2, 4]], atol=1e-5, rtol=1e-5)
-
-
-def test_prompts_that_are_done_are_filled_up() -> None:
-    torch.manual_seed(0)
-    model = GPTForPreTraining(peers.our_config("gpt2", initializer_range=0.3))
+def test_prompts_that_are_done_are_filled_up(model: GPTForPreTraining) -> None:
     ids, mask = prompts([5, 3], "left")
-    free = model.generate(ids, mask, max_new_tokens=10)[:, 5:]
-    end = int(free[0, 2])  # what the first prompt says third
-    ended = model.generate(ids, mask, max_new_tokens=10, eos_token_id=end, pad_token_id=0)[:, 5:]
-    for row in range(2):
-        said = free[row].tolist()
-        stop = said.index(end) + 1 if end in said else 10
-        assert ended[row, :stop].tolist() == said[:stop]
-        assert (ended[row, stop:] == 0).all()
-    alone = model.generate(ids[:1], mask[:1], max_new_tokens=10, eos_token_id=end)
-    assert alone.shape == (1, 5 + free[0].tolist().index(end) + 1)  # it stops when all are done
+    free = continued_by_hand(model, ids[0].tolist(), 10)
+    end = free[2]
+    said = [
+        continued_by_hand(model, row[keep.bool()].tolist(), 10, (end,)) for row, keep in zip(ids, mask, strict=True)
+    ]
+    longest = max(map(len, said))
+    for pad, filler in ((0, 0), (None, end)):
+        ended = model.generate(ids, mask, max_new_tokens=10, eos_token_id=end, pad_token_id=pad)
+        assert ended[:, 5:].tolist() == [row + [filler] * (longest - len(row)) for row in said]
+    alone = model.generate(ids[:1], mask[:1], max_new_tokens=10, eos_token_id=[end])
+    assert alone.tolist() == [ids[0].tolist() + said[0]]  # it stops when all are done
+
+
+def test_the_models_end_token_ends_unless_another_is_given(model: GPTForPreTraining) -> None:
+    free = continued_by_hand(model, [7, 8, 9], 8)
+    model.config.eos_token_id, model.config.pad_token_id = free[1], 3
+    ids = torch.tensor([[7, 8, 9], [7, 8, 9]])
+    assert model.generate(ids, max_new_tokens=8)[:, 3:].tolist() == [free[: free.index(free[1]) + 1]] * 2
+    assert model.generate(ids, max_new_tokens=8, eos_token_id=[])[:, 3:].tolist() == [free] * 2
+    first = min(free.index(free[2]), free.index(free[3]))
+    ended = model.generate(ids, max_new_tokens=8, eos_token_id=[free[3], free[2]])
+    assert ended[:, 3:].tolist() == [free[: first + 1]] * 2
+
+
+def test_nothing_is_computed_of_what_is_done(model: GPTForPreTraining) -> None:
+    """The rows of every forward: first all prompts without their padding, then one for each that goes on."""
+    sequences = [[7, 8, 9], [10], [11, 12], [13, 14, 15, 16], [17, 18]]
+    free = [continued_by_hand(model, sequence, 9) for sequence in sequences]
+    ends = (free[0][1], free[3][4])
+    said = [continued_by_hand(model, sequence, 9, ends) for sequence in sequences]
+    rows: list[int] = []
+    hook = model.transformer.blocks[0].register_forward_pre_hook(lambda _, arguments: rows.append(len(arguments[0])))
+    answer = model.generate(PackedBatch.from_sequences(sequences), max_new_tokens=9, eos_token_id=ends)
+    hook.remove()
+    assert rows[0] == 12
+    assert rows[1:] == [sum(len(row) > step for row in said) for step in range(1, max(map(len, said)))]
+    assert len(set(map(len, said))) > 2  # they leave at different times
+    assert answer.input_ids.tolist() == [t for pair in zip(sequences, said, strict=True) for row in pair for t in row]
+    assert answer.cu_seqlens.diff().tolist() == [len(a) + len(b) for a, b in zip(sequences, said, strict=True)]
+    assert answer.position_ids[answer.cu_seqlens[:-1].long()].tolist() == [0] * 5
+
+
+def test_stop_when_is_asked_after_every_token(model: GPTForPreTraining) -> None:
+    free = continued_by_hand(model, [7, 8, 9], 6)
+    asked: list[list[int]] = []
+
+    def three(tokens: Sequence[int]) -> bool:
+        asked.append(list(tokens))
+        return len(tokens) == 3
+
+    options: dict[str, Any] = {"max_new_tokens": 6, "eos_token_id": [], "stop_when": three}
+    answer = model.generate(torch.tensor([[7, 8, 9]]), pad_token_id=0, **options)
+    assert answer[0, 3:].tolist() == free[:3]
+    assert asked == [free[:1], free[:2], free[:3]]
+    beams = model.generate(torch.tensor([[7, 8, 9]]), pad_token_id=0, num_beams=3, num_return_sequences=2, **options)
+    assert beams.shape == (2, 6)
+    model.config.eos_token_id = model.config.pad_token_id = None
+    with pytest.raises(ValueError, match="pad_token_id must be given: stop_when may end one continuation"):
+        model.generate(torch.tensor([[7, 8, 9]]), max_new_tokens=6, stop_when=three)
+
+
+class Recorder:
+    """A streamer that keeps what it is told."""
+
+    def __init__(self) -> None:
+        self.told: list[list[Any] | str] = []
+
+    def put(self, value: Tensor) -> None:
+        self.told.append(value.tolist())
+
+    def end(self) -> None:
+        self.told.append("end")
+
+
+def test_a_streamer_is_told_every_token_as_it_comes(model: GPTForPreTraining) -> None:
+    ids = torch.tensor([[7, 8, 9], [10, 11, 12]])
+    end = continued_by_hand(model, [7, 8, 9], 3)[-1]
+    recorder = Recorder()
+    answer = model.generate(ids, max_new_tokens=6, eos_token_id=end, pad_token_id=0, streamer=recorder)
+    assert recorder.told == [ids.tolist(), *answer[:, 3:].T.tolist(), "end"]
+    packed = Recorder()
+    model.generate(PackedBatch.from_sequences([[7, 8, 9]]), max_new_tokens=2, streamer=packed)
+    assert packed.told == [[7, 8, 9], [int(answer[0, 3])], [int(answer[0, 4])], "end"]
+    with pytest.raises(ValueError, match="streamer: the tokens of a beam search come at its end; num_beams is 2"):
+        model.generate(ids, max_new_tokens=2, num_beams=2, streamer=recorder)
+
+
+def test_a_configuration_holds_options_and_keywords_change_them(model: GPTForPreTraining) -> None:
+    config = GenerationConfig(max_new_tokens=3, eos_token_id=[])
+    free = continued_by_hand(model, [7, 8, 9], 5)
+    ids = torch.tensor([[7, 8, 9]])
+    assert model.generate(ids, generation_config=config)[0, 3:].tolist() == free[:3]
+    assert model.generate(ids, generation_config=config, max_new_tokens=5)[0, 3:].tolist() == free
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        config.top_k = 3  # type: ignore[misc]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"max_new_tokens": 0}, "max_new_tokens must be at least 1, got 0"),
+        ({"do_sample": True, "temperature": 0.0}, r"temperature must be above 0 and finite, got 0\.0"),
+        ({"do_sample": True, "top_p": 1.5}, r"top_p must be between 0 and 1, got 1\.5"),
+        ({"do_sample": True, "top_k": -1}, "top_k must be None or at least 0, got -1"),
+        ({"repetition_penalty": 0.0}, r"repetition_penalty must be above 0 and finite, got 0\.0"),
+        ({"num_beams": 2, "early_stopping": "soon"}, "early_stopping must be False, True or \"never\", got 'soon'"),
+        ({"num_beams": 2, "length_penalty": float("nan")}, "length_penalty must be finite, got nan"),
+        ({"seed": -1}, r"seed must be None or from 0 to 2\^63 - 1, got -1"),
+        ({"num_beams": 2, "do_sample": True}, "do_sample draws single tokens: num_beams must be 1 with it, got 2"),
+        ({"num_return_sequences": 2}, "num_return_sequences must be at most num_beams 1 without do_sample, got 2"),
+        ({"top_k": 5}, "top_k=5 has no effect without do_sample=True"),
+        ({"length_penalty": 2.0}, r"length_penalty=2\.0 has no effect without num_beams above 1"),
+        ({"eos_token_id": 61}, r"eos_token_id must lie in \[0, 61\), got 61"),
+        ({"num_beams": 31}, "num_beams 31 looks at 62 extensions; the vocabulary has only 61 tokens"),
+    ],
+)
+def test_options_that_make_no_sense_are_refused(
+    model: GPTForPreTraining, options: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        model.generate(torch.tensor([[7, 8, 9]]), **{"max_new_tokens": 2, **options})
+
+
+def test_scores_that_are_no_numbers_are_refused(model: GPTForPreTraining) -> None:
+    with torch.no_grad():
+        model.transformer.embeddings.positions.weight[3] = float("nan")
+    ids = torch.tensor([[7, 8, 9]])
+    assert model.generate(ids, max_new_tokens=1).shape == (1, 4)
+    with pytest.raises(ArithmeticError, match="the model's scores of the next token are NaN"):
+        model.generate(ids, max_new_tokens=2, do_sample=True)
 
 
 def test_generation_leaves_the_mode_and_refuses_what_does_not_fit() -> None:
@@ -144,13 +194,19 @@ def test_generation_leaves_the_mode_and_refuses_what_does_not_fit() -> None:
     ids = torch.tensor([[7, 8, 9]])
     assert torch.equal(model.generate(ids, max_new_tokens=3), model.generate(ids, max_new_tokens=3))
     assert model.training
-    with pytest.raises(ValueError, match=r"a prompt of 3 tokens and max_new_tokens 22 exceed the model's 24 positions"):
-        model.generate(ids, max_new_tokens=22)
     assert model.generate(ids, max_new_tokens=21).shape == (1, 24)
-    with pytest.raises(ValueError, match="every prompt must have at least one token"):
-        model.generate(torch.zeros(1, 3, dtype=torch.long), torch.zeros(1, 3), max_new_tokens=1)
-    with pytest.raises(ValueError, match="max_new_tokens must be at least 1, got 0"):
-        model.generate(ids, max_new_tokens=0)
+    ran: list[object] = []
+    hook = model.transformer.register_forward_pre_hook(lambda *arguments: ran.append(arguments))
+    told = Recorder()
+    with pytest.raises(ValueError, match=r"a prompt of 3 tokens and max_new_tokens 22 exceed the model's 24 positions"):
+        model.generate(ids, max_new_tokens=22, streamer=told)
+    for prompts_without_a_token in (torch.zeros(1, 3, dtype=torch.long), torch.zeros(0, 3, dtype=torch.long)):
+        with pytest.raises(ValueError, match="every prompt must have at least one token"):
+            model.generate(prompts_without_a_token, torch.zeros_like(prompts_without_a_token), max_new_tokens=1)
+    with pytest.raises(TypeError, match="max_tokens"):
+        model.generate(ids, max_tokens=3)
+    hook.remove()
+    assert ran == told.told == []
     model.gradient_checkpointing_enable()
     with pytest.raises(ValueError, match="past_key_values cannot be used in training with gradient checkpointing"):
         model(ids, use_cache=True)
