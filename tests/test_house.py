@@ -16,6 +16,7 @@ BELOW = {
     "ops": {"packing", "_C"},
     "environment": {"ops", "_C"},
     "models": {"files", "hub", "packing", "ops"},
+    "integrations": {"packing", "ops"},
     "data": {"files", "hub", "packing"},
     "training": {"files", "packing", "ops", "models", "data", "_C"},
     "inference": {"files", "packing", "models", "data", "training"},

@@ -7,9 +7,9 @@ import warnings
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from fastbert.ops.backends import requested
+from fastbert.ops.backends.sdpa import torch_sdpa
 from fastbert.ops.functional import attend, autocast_inputs
 from fastbert.ops.validation import MAX_HEAD_DIM, check_dense, check_options
 
@@ -58,7 +58,7 @@ def scaled_dot_product_attention(
     if attn_mask is not None and is_causal:
         raise ValueError("scaled_dot_product_attention: attn_mask is given and is_causal is True; give one of them")
     query, key, value = autocast_inputs(query, key, value)
-    reason = _outside_contract(query, key, value, attn_mask)
+    reason = outside_contract(query, key, value, attn_mask)
     if reason is not None:
         if requested(backend) not in ("auto", "sdpa"):
             raise ValueError(
@@ -71,9 +71,7 @@ def scaled_dot_product_attention(
             )
         if dropout_p > 0 and not torch.compiler.is_compiling():
             _warn_of_other_masks(reason)
-        return functional.scaled_dot_product_attention(
-            query, key, value, attn_mask, dropout_p, is_causal, scale=scale, enable_gqa=enable_gqa
-        )
+        return torch_sdpa(query, key, value, attn_mask, dropout_p, is_causal, scale=scale, enable_gqa=enable_gqa)
     q, k, v = (_to_contract(x) for x in (query, key, value))
     key_padding_mask = None
     if attn_mask is not None:
@@ -121,7 +119,7 @@ def _to_contract(x: Tensor) -> Tensor:
     return x.transpose(1, 2)
 
 
-def _outside_contract(query: Tensor, key: Tensor, value: Tensor, attn_mask: Tensor | None) -> str | None:
+def outside_contract(query: Tensor, key: Tensor, value: Tensor, attn_mask: Tensor | None) -> str | None:
     """Why a call is torch's and not ours, or None."""
     for name, x in (("query", query), ("key", key), ("value", value)):
         if not isinstance(x, Tensor) or x.dim() < 2:
@@ -146,12 +144,12 @@ def _outside_contract(query: Tensor, key: Tensor, value: Tensor, attn_mask: Tens
         return f"head_dim {shape_q[-1]} is above {MAX_HEAD_DIM}"
     if attn_mask is not None and (not isinstance(attn_mask, Tensor) or attn_mask.dim() < 2):
         raise ValueError("scaled_dot_product_attention: attn_mask must be a tensor (..., seq_q, seq_k) or None")
-    if attn_mask is not None and not _is_key_padding(attn_mask):
+    if attn_mask is not None and not is_key_padding(attn_mask):
         return "attn_mask is not a boolean mask of keys, the same for all heads and queries"
     return None
 
 
-def _is_key_padding(mask: Tensor) -> bool:
+def is_key_padding(mask: Tensor) -> bool:
     """Whether a mask says one thing for all heads and queries of a batch entry."""
     if mask.dtype != torch.bool:
         return False

@@ -19,6 +19,10 @@ from fastbert.ops.backends.layout import PaddedLayout, host_readable, select
 from fastbert.ops.backends.visibility import seen_keys, visible_keys
 from fastbert.ops.problem import AttentionOptions, AttentionProblem
 
+# Taken at import: fastbert.integrations.sdpa may put ours in its place.
+torch_sdpa = functional.scaled_dot_product_attention
+"""Torch's own function."""
+
 
 def supports(problem: AttentionProblem) -> str | None:
     """What torch's semantics allow."""
@@ -108,7 +112,7 @@ def _sdpa(
         q, scale = -q, -scale
     elif scale == 0:
         q, scale = torch.where(torch.zeros((), dtype=torch.bool, device=q.device), q, 0), 1.0
-    out = functional.scaled_dot_product_attention(
+    out = torch_sdpa(
         q.transpose(1, 2),
         k.transpose(1, 2),
         v.transpose(1, 2),
