@@ -89,11 +89,11 @@ void attention_backward(const AttentionBackwardParams& params, int num_threads) 
   const std::int64_t chunk = kernels.backward_chunk(params.head_dim);
   std::vector<std::uint32_t> done;
   std::unique_ptr<float[]> sums;  // written before it is read, so not cleared
-  BackwardTurns turns{static_cast<float*>(params.dq), nullptr, kernels.group_rows};
+  BackwardTurns turns{static_cast<float*>(params.dq), nullptr, kernels.backward_group};
   const Pieces pieces(params, sequences, chunk, &turns);
   if (pieces.count() == 0) return;
   if (sequences.longest_k() > chunk) {
-    done.resize(static_cast<std::size_t>(params.heads * BackwardTurns::groups_of_head(params, kernels.group_rows)));
+    done.resize(static_cast<std::size_t>(params.heads * BackwardTurns::groups_of_head(params, kernels.backward_group)));
     turns.done = done.data();
     if (params.dtype != DType::float32) {
       const std::int64_t rows = params.cu_seqlens_q == nullptr ? params.batch * params.seq_q : params.total_q;

@@ -11,18 +11,27 @@
 namespace fastbert {
 namespace {
 
-constexpr std::int64_t kPieceRows = 192;    // query rows that share one packing of keys
+constexpr std::int64_t kLeastRows = 192;  // query rows that share one packing of keys, whatever the number of pieces
+constexpr std::int64_t kManyPieces =
+    64;  // more rows than that only where there are so many pieces: threads wait for work
 constexpr std::int64_t kFlopsPerByte = 10;  // of work, as region_threads measures it
+
+// The most query rows of a piece. It depends on the problem alone and not on the threads, as results must.
+std::int64_t rows_of_piece(const AttentionParams& params, const AttentionKernels& kernels) {
+  const std::int64_t rows = params.cu_seqlens_q == nullptr ? params.batch * params.seq_q : params.total_q;
+  return std::clamp(rows * params.heads / kManyPieces, kLeastRows, kernels.forward_rows) / kernels.forward_group *
+         kernels.forward_group;
+}
 
 // How the rows of a sequence are cut: so many queries by so many of the query heads that share a key head.
 struct Cut {
   std::int64_t queries, heads;
   std::int64_t query_ranges, head_ranges;  // of one key head
 
-  Cut(const AttentionParams& params, std::int64_t group_rows, std::int64_t seq_q) {
-    const std::int64_t group = params.heads / params.kv_heads;
-    queries = std::clamp<std::int64_t>(round_up(seq_q, group_rows), group_rows, kPieceRows);
-    heads = std::clamp<std::int64_t>(kPieceRows / queries, 1, group);
+  Cut(const AttentionParams& params, const AttentionKernels& kernels, std::int64_t seq_q) {
+    const std::int64_t group = params.heads / params.kv_heads, rows = rows_of_piece(params, kernels);
+    queries = std::clamp<std::int64_t>(round_up(seq_q, kernels.forward_group), kernels.forward_group, rows);
+    heads = std::clamp<std::int64_t>(rows / queries, 1, group);
     query_ranges = ceil_divide(seq_q, queries);
     head_ranges = ceil_divide(group, heads);
   }
@@ -47,8 +56,8 @@ ForwardPiece piece_of(const AttentionForwardParams& params, const Sequence& sequ
 // Which piece of which sequence a number means.
 class Pieces {
  public:
-  Pieces(const AttentionForwardParams& params, const Sequences& sequences, std::int64_t group_rows)
-      : params_(params), sequences_(sequences), group_rows_(group_rows) {
+  Pieces(const AttentionForwardParams& params, const Sequences& sequences, const AttentionKernels& kernels)
+      : params_(params), sequences_(sequences), kernels_(kernels) {
     if (sequences.alike()) return;
     for (std::int64_t index = 0; index < sequences.count(); ++index) {
       before_.push_back(before_.back() + pieces(sequences.at(index)));
@@ -72,17 +81,15 @@ class Pieces {
       within = index - *before;
     }
     const Sequence found = sequences_.at(sequence);
-    return piece_of(params_, found, Cut(params_, group_rows_, found.seq_q), within);
+    return piece_of(params_, found, Cut(params_, kernels_, found.seq_q), within);
   }
 
  private:
-  std::int64_t pieces(const Sequence& sequence) const {
-    return Cut(params_, group_rows_, sequence.seq_q).pieces(params_);
-  }
+  std::int64_t pieces(const Sequence& sequence) const { return Cut(params_, kernels_, sequence.seq_q).pieces(params_); }
 
   const AttentionForwardParams& params_;
   const Sequences& sequences_;
-  std::int64_t group_rows_;
+  const AttentionKernels& kernels_;
   std::vector<std::int64_t> before_{0};
 };
 
@@ -103,14 +110,15 @@ void attention_forward(const AttentionForwardParams& params, int num_threads) {
   const Sequences sequences(params);
   clear_stray_rows(params, sequences);
   const AttentionKernels& kernels = attention_kernels(params.dtype);
-  const Pieces pieces(params, sequences, kernels.group_rows);
+  const Pieces pieces(params, sequences, kernels);
   if (pieces.count() == 0) return;
 
-  const Cut largest(params, kernels.group_rows, sequences.longest_q());
+  const Cut largest(params, kernels, sequences.longest_q());
   const std::int64_t rows = std::min(largest.queries, sequences.longest_q()) * largest.heads;
   const std::int64_t flops = 4 * rows * sequences.longest_k() * params.head_dim;
   const int threads = region_threads(num_threads, pieces.count(), flops / kFlopsPerByte);
-  const std::size_t scratch_bytes = kernels.forward_scratch(params.head_dim, kPieceRows, sequences.longest_k());
+  const std::size_t scratch_bytes =
+      kernels.forward_scratch(params.head_dim, rows_of_piece(params, kernels), sequences.longest_k());
   for_each_piece(threads, pieces.count(), scratch_bytes,
                  [&](std::int64_t index, void* scratch) { kernels.forward(pieces.at(index), scratch); });
 }

@@ -86,6 +86,23 @@ inline Float512 mm512_roundscale_ps(Float512 a, int imm) {
   return each<float>(a, [imm](float x) { return round_to_multiple(x, imm); });
 }
 
+// What rounding to a multiple takes away, itself rounded in that direction; +0 of an infinity.
+inline float rest_of_multiple(float x, int imm) {
+  if (x - x != 0.0f) return x != x ? x : 0.0f;
+  const int mode = (imm & 4) != 0 ? 0 : imm & 3;
+  const float multiple = -round_to_multiple(x, imm), rest = x + multiple;
+  if (rest == 0.0f) return mode == 1 ? -0.0f : 0.0f;
+  const float taken = rest - x, error = (x - (rest - taken)) + (multiple - taken);  // exact: Knuth's two-sum
+  const bool down = mode == 1 || (mode == 3 && rest > 0.0f), up = mode == 2 || (mode == 3 && rest < 0.0f);
+  const uint32_t away = bits_as<uint32_t>(rest) + 1, towards = bits_as<uint32_t>(rest) - 1;
+  if (down && error < 0.0f) return bits_as<float>(rest > 0.0f ? towards : away);
+  if (up && error > 0.0f) return bits_as<float>(rest > 0.0f ? away : towards);
+  return rest;
+}
+inline Float512 mm512_reduce_ps(Float512 a, int imm) {
+  return each<float>(a, [imm](float x) { return rest_of_multiple(x, imm); });
+}
+
 // x * 2^floor(n), rounded once; the special cases are the table at VSCALEFPS.
 inline float scale(float x, float n) {
   const uint32_t bits = bits_as<uint32_t>(x);
@@ -204,6 +221,25 @@ inline Bfloat512 mm512_cvtne2ps_pbh(Float512 high, Float512 low) {
     result.lane[16 + i] = bfloat16_of_float(high.lane[i]);
   }
   return result;
+}
+
+// The odd product is added first, each rounded once; denormals count as zeros everywhere.
+inline float without_denormals(float x) {
+  const bool tiny = x < 0x1p-126f && x > -0x1p-126f;
+  return tiny ? __builtin_copysignf(0.0f, x) : x;
+}
+inline Float512 mm512_dpbf16_ps(Float512 sums, Bfloat512 a, Bfloat512 b) {
+  const auto number = [](uint16_t bits) {
+    return without_denormals(bits_as<float>(static_cast<uint32_t>(bits) << 16));
+  };
+  for (int i = 0; i < 16; ++i) {
+    float sum = without_denormals(sums.lane[i]);
+    for (int part = 1; part >= 0; --part) {
+      sum = without_denormals(__builtin_fmaf(number(a.lane[2 * i + part]), number(b.lane[2 * i + part]), sum));
+    }
+    sums.lane[i] = sum;
+  }
+  return sums;
 }
 
 inline Float512 mm512_cvtepi32_ps(Int512 a) {

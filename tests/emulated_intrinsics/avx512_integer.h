@@ -151,6 +151,16 @@ inline __mmask64 mm512_cmpge_epu8_mask(Int512 a, Int512 b) {
   return compare<__mmask64, uint8_t>(a, b, [](uint8_t x, uint8_t y) { return x >= y; });
 }
 
+inline __mmask16 mm256_cmpge_epu16_mask(__m256i a, __m256i b) {
+  return compare<__mmask16, uint16_t>(a, b, [](uint16_t x, uint16_t y) { return x >= y; });
+}
+inline unsigned mm512_reduce_max_epu32(Int512 a) {
+  const Lanes<uint32_t, Int512> x(a);
+  uint32_t largest = 0;
+  for (int i = 0; i < x.count; ++i) largest = x[i] > largest ? x[i] : largest;
+  return largest;
+}
+
 inline Int512 mm512_cvtepu16_epi32(__m256i a) {
   return convert<uint32_t, Int512, uint16_t>(a, [](uint16_t x) { return x; });
 }

@@ -216,6 +216,13 @@ __attribute__((noinline)) void compare_floats() {
   SAME(mm512_roundscale_ps(v.a, 0x10));
   SAME(mm512_roundscale_ps(v.a, 0x31));
   SAME(mm512_roundscale_ps(v.a, 0xF2));
+  SAME(mm512_reduce_ps(v.a, 8));
+  SAME(mm512_reduce_ps(v.a, 9));
+  SAME(mm512_reduce_ps(v.powers, 8));
+  SAME(mm512_reduce_ps(v.powers, 9));
+  SAME(mm512_reduce_ps(v.powers, 10));
+  SAME(mm512_reduce_ps(v.powers, 11));
+  SAME(mm512_reduce_ps(v.powers, 0x12));
   SAME(mm512_scalef_ps(v.a, v.powers));
   SAME(mm512_scalef_ps(v.a, v.c));
   SAME_FOR_PREDICATES(0);
@@ -294,6 +301,8 @@ __attribute__((noinline)) void compare_integers() {
   SAME(mm_cmpge_epu8_mask(v.q, v.r));
   SAME(mm256_cmpge_epu8_mask(v.h, v.g));
   SAME(mm512_cmpge_epu8_mask(v.i, v.j));
+  SAME(mm256_cmpge_epu16_mask(v.g, v.h));
+  SAME(mm512_reduce_max_epu32(v.i));
   SAME(mm512_cvtepu16_epi32(v.h));
   SAME(mm512_cvtepu8_epi32(v.q));
   SAME(mm512_cvtepi32_epi16(v.i));
@@ -353,6 +362,11 @@ __attribute__((noinline)) void compare_moves() {
 __attribute__((noinline)) void compare_bfloat16() {
   SAME(mm512_cvtneps_pbh(v.a));
   SAME(mm512_cvtne2ps_pbh(v.a, v.c));
+  using Real = __m512bh;
+  using Played = fastbert_emulated::Bfloat512;
+  same(
+      "mm512_dpbf16_ps", [](auto& v) { return _mm512_dpbf16_ps(v.a, (Real)v.i, (Real)v.j); },
+      [](auto& v) { return fastbert_emulated::mm512_dpbf16_ps(v.a, Played(v.i), Played(v.j)); });
 }
 
 // A configuration, operands, and what one product leaves in memory: all three tiles, with their strides.

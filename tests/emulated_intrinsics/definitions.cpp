@@ -119,6 +119,10 @@ void rounding() {
   EXPECT(lanes_of<float>(_mm512_roundscale_ps(x, 3))[5] == -1.0f);
   const auto halves = lanes_of<float>(_mm512_roundscale_ps(floats({0.3f, 0.25f, 0.75f, -1.2f}), 0x10));
   EXPECT(halves[0] == 0.5f && halves[1] == 0.0f && halves[2] == 1.0f && halves[3] == -1.0f);
+  const auto rest = lanes_of<float>(_mm512_reduce_ps(x, _MM_FROUND_TO_NEG_INF | _MM_FROUND_NO_EXC));
+  EXPECT(rest[0] == 0.5f && rest[2] == 0.5f && rest[3] == 0.5f && rest[4] == 0.5f && rest[5] == 2.0f - 1.7f);
+  EXPECT(rest[6] == 0.0f && rest[7] == 0.0f && std::isnan(rest[8]) && rest[9] == 0.3f);
+  EXPECT(lanes_of<float>(_mm512_reduce_ps(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC))[1] == -0.5f);
 }
 
 void scaling() {
@@ -175,6 +179,9 @@ void comparisons() {
   // 0x80 is 128 and not -128.
   const __m128i bytes = words<std::uint8_t, __m128i>({0x80, 0x7F, 0xFF, 0x81}), least = _mm_set1_epi8(char(0x80));
   EXPECT(_mm_cmpge_epu8_mask(bytes, least) == 0xD);
+  const __m256i shorts = words<std::uint16_t, __m256i>({0x8000, 0x7FFF, 0xFFFF});
+  EXPECT(_mm256_cmpge_epu16_mask(shorts, _mm256_set1_epi16(static_cast<short>(0x8000))) == 5);
+  EXPECT(_mm512_reduce_max_epu32(words<std::uint32_t, __m512i>({1, 0x80000000u, 0x7FFFFFFFu})) == 0x80000000u);
 }
 
 void integers() {
@@ -218,6 +225,11 @@ void halves() {
   EXPECT(brains[0] == 0x3F80 && brains[1] == 0x3F82 && brains[2] == 0 && brains[3] == 0x8000);
   EXPECT(brains[4] == 0x7F80 && brains[5] == 0x7FC0 && brains[6] == 0x3F80 && brains[7] == 0x3F81);
   const auto both = lanes_of<std::uint16_t>((__m512i)_mm512_cvtne2ps_pbh(_mm512_set1_ps(2.0f), _mm512_set1_ps(1.0f)));
+  // 1 + 2^-24 is 1 where it is rounded, so the order shows: 1 + 2^-12 2^-12 is taken before the even product of -1.
+  const __m512i left = words<std::uint16_t, __m512i>({0xBF80, 0x3980, 0x0001, 0x3F80}),
+                right = words<std::uint16_t, __m512i>({0x3F80, 0x3980, 0x7F00, 0x4000});
+  const auto dots = lanes_of<float>(_mm512_dpbf16_ps(floats({1.0f, 0x1p-127f}), (__m512bh)left, (__m512bh)right));
+  EXPECT(dots[0] == 0.0f && dots[1] == 2.0f && dots[2] == 0.0f);
   EXPECT(both[0] == 0x3F80 && both[15] == 0x3F80 && both[16] == 0x4000 && both[31] == 0x4000);
 }
 

@@ -35,6 +35,8 @@ struct alignas(32) Bfloat256 {
 };
 struct alignas(64) Bfloat512 {
   std::uint16_t lane[32];
+  Bfloat512() = default;
+  explicit Bfloat512(const Int512& bits) { __builtin_memcpy(lane, &bits, sizeof lane); }
   explicit operator Int512() const {
     Int512 bits;
     __builtin_memcpy(&bits, this, sizeof bits);

@@ -34,6 +34,7 @@
 #define _mm512_max_ps ::fastbert_emulated::mm512_max_ps
 #define _mm512_min_ps ::fastbert_emulated::mm512_min_ps
 #define _mm512_roundscale_ps ::fastbert_emulated::mm512_roundscale_ps
+#define _mm512_reduce_ps ::fastbert_emulated::mm512_reduce_ps
 #define _mm512_scalef_ps ::fastbert_emulated::mm512_scalef_ps
 #define _mm512_cmp_ps_mask ::fastbert_emulated::mm512_cmp_ps_mask
 #define _mm512_reduce_add_ps ::fastbert_emulated::mm512_reduce_add_ps
@@ -43,6 +44,7 @@
 #define _mm512_cvtps_ph ::fastbert_emulated::mm512_cvtps_ph
 #define _mm512_cvtneps_pbh ::fastbert_emulated::mm512_cvtneps_pbh
 #define _mm512_cvtne2ps_pbh ::fastbert_emulated::mm512_cvtne2ps_pbh
+#define _mm512_dpbf16_ps ::fastbert_emulated::mm512_dpbf16_ps
 #define _mm512_cvtepi32_ps ::fastbert_emulated::mm512_cvtepi32_ps
 
 // avx512_integer.h
@@ -100,6 +102,8 @@
 #define _mm_cmpge_epu8_mask ::fastbert_emulated::mm_cmpge_epu8_mask
 #define _mm256_cmpge_epu8_mask ::fastbert_emulated::mm256_cmpge_epu8_mask
 #define _mm512_cmpge_epu8_mask ::fastbert_emulated::mm512_cmpge_epu8_mask
+#define _mm256_cmpge_epu16_mask ::fastbert_emulated::mm256_cmpge_epu16_mask
+#define _mm512_reduce_max_epu32 ::fastbert_emulated::mm512_reduce_max_epu32
 #define _mm512_cvtepu16_epi32 ::fastbert_emulated::mm512_cvtepu16_epi32
 #define _mm512_cvtepu8_epi32 ::fastbert_emulated::mm512_cvtepu8_epi32
 #define _mm512_cvtepi32_epi16 ::fastbert_emulated::mm512_cvtepi32_epi16

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 import pytest
 import torch
@@ -16,6 +16,7 @@ from problems import BACKENDS, DTYPES, QKV, assert_close, assert_lse_close, doub
 from torch import Tensor
 
 from fastbert.ops import attention, attention_varlen
+from fastbert.ops.problem import lse_shape
 from fastbert.packing import cumulative_lengths
 
 # Examples of each test in the ordinary tier, and in the slow one. Compiled code has the most ways to go wrong.
@@ -114,40 +115,77 @@ def problems(draw: st.DrawFn, packed: bool) -> Problem:
     )
 
 
-def check(backend: str, problem: Problem) -> None:
-    torch.manual_seed(problem.seed)
-    assume(not (backend == "sdpa" and (problem.call.dropout_p or problem.through_lse)))
+@dataclass(frozen=True)
+class Drawn:
+    """The numbers of a problem."""
+
+    values: QKV
+    dout: Tensor
+    dlse: Tensor  # of all rows, float64
+    mask: Tensor | None
+
+
+def draw_numbers(problem: Problem, seed: int) -> Drawn:
+    torch.manual_seed(seed)
     values, dout = problem.tensors()
     mask = torch.rand(len(problem.lengths_k), max(problem.lengths_k, default=0)) < 0.7 if problem.masked else None
-    inputs = tuple(x.requires_grad_() for x in values)
-    exact_inputs = doubles(values)
-    plain_inputs = tuple(x.detach().clone().requires_grad_() for x in values)
+    return Drawn(values, dout, torch.randn(lse_shape(values[0])).double(), mask)
 
-    q, k, v, strided_dout = (LAYOUTS[name](x) for name, x in zip(problem.layouts, (*inputs, dout), strict=True))
-    out, lse = run(backend, problem, q, k, v, mask)
-    exact, exact_lse = define(problem, exact_inputs, mask, loops=not problem.large)
-    plain, plain_lse = define(problem, plain_inputs, mask, loops=False)
-    assert out.dtype == problem.dtype
-    assert out.is_contiguous()
-    assert_as_close_as(backend, "out", out, exact, plain)
-    finite = exact_lse.isfinite()
-    dlse = torch.randn(exact_lse.shape)[finite].double()
-    losses = []
-    if lse is not None:
-        assert_lse_close(lse, exact_lse)
+
+# What a problem has: its outputs, as a function of q, k and v.
+Attention: TypeAlias = Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor | None]]
+
+
+def results(problem: Problem, drawn: Drawn, inputs: QKV, dout: Tensor, attend: Attention) -> dict[str, Tensor]:
+    """By name: out, lse where the problem reads it, dq, dk and dv; rows that see no key add nothing through lse."""
+    out, lse = attend(*inputs)
+    outputs, gradients = [out], [dout.to(out)]
+    found = {"out": out}
+    if problem.through_lse:
+        assert lse is not None
+        finite = lse.detach().isfinite()
         # Where no row sees a key there is nothing to differentiate; torch wants gradients, of zero, all the same.
-        nothing = [0 * sum(x.sum() for x in leaves) for leaves in (inputs, exact_inputs, plain_inputs)]
-        lses = (lse, exact_lse, plain_lse)
-        losses = [(x[finite].double() * dlse).sum() + zero for x, zero in zip(lses, nothing, strict=True)]
+        outputs.append((lse[finite].double() * drawn.dlse[finite]).sum() + 0 * sum(x.sum() for x in inputs))
+        gradients.append(torch.ones_like(outputs[-1]))
+        found["lse"] = lse
+    differentials = torch.autograd.grad(outputs, inputs, gradients, materialize_grads=True)
+    return found | dict(zip(("dq", "dk", "dv"), differentials, strict=True))
 
-    def gradients(y: Tensor, x: tuple[Tensor, ...], gradient: Tensor, i: int) -> tuple[Tensor, ...]:
-        more = ([losses[i]], [torch.ones_like(losses[i])]) if losses else ([], [])
-        return torch.autograd.grad([y, *more[0]], x, [gradient.to(y), *more[1]], materialize_grads=True)
 
-    found = gradients(out, inputs, strided_dout, 0)
-    wanted, yardsticks = gradients(exact, exact_inputs, dout, 1), gradients(plain, plain_inputs, dout, 2)
-    for name, a, b, c in zip(("dq", "dk", "dv"), found, wanted, yardsticks, strict=True):
-        assert_as_close_as(backend, name, a, b, c)
+def check(backend: str, problem: Problem) -> None:
+    assume(not (backend == "sdpa" and (problem.call.dropout_p or problem.through_lse)))
+    drawn = draw_numbers(problem, problem.seed)
+    q, k, v = (x.requires_grad_() for x in drawn.values)
+
+    def kernel(q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor | None]:
+        q, k, v = (LAYOUTS[name](x) for name, x in zip(problem.layouts, (q, k, v), strict=False))
+        out, lse = run(backend, problem, q, k, v, drawn.mask)
+        assert out.dtype == problem.dtype
+        assert out.is_contiguous()
+        return out, lse
+
+    found = results(problem, drawn, (q, k, v), LAYOUTS[problem.layouts[3]](drawn.dout), kernel)
+    exact, plain = yardsticks(problem, drawn)
+    if "lse" in found:
+        assert_lse_close(found["lse"], exact["lse"])
+    for name in found.keys() - {"lse"}:
+        assert_as_close_as(backend, name, found[name], exact[name], plain[name], problem)
+
+
+def yardsticks(problem: Problem, drawn: Drawn) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """The results by the definition in float64, and by the plain expression in the problem's type."""
+
+    def exact(q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+        return define(problem, (q, k, v), drawn.mask, loops=not problem.large)
+
+    def plain(q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+        return define(problem, (q, k, v), drawn.mask, loops=False)
+
+    q, k, v = (x.detach().clone().requires_grad_() for x in drawn.values)
+    return (
+        results(problem, drawn, doubles(drawn.values), drawn.dout, exact),
+        results(problem, drawn, (q, k, v), drawn.dout, plain),
+    )
 
 
 def run(backend: str, problem: Problem, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Any:
@@ -192,12 +230,35 @@ def define(problem: Problem, inputs: tuple[Tensor, ...], mask: Tensor | None, lo
     )
 
 
-def assert_as_close_as(backend: str, name: str, found: Tensor, exact: Tensor, plain: Tensor) -> None:
-    """The rule of errors, where a result rounded once is good enough: among few numbers the plain one may be lucky."""
+FEW_NUMBERS = 64
+MORE_SEEDS = range(10_000, 10_012)
+
+
+def assert_as_close_as(backend: str, name: str, found: Tensor, exact: Tensor, plain: Tensor, problem: Problem) -> None:
+    """The rule of errors, where a result rounded once is good enough: among few numbers the plain one may be lucky.
+
+    Where it was, its largest error over other numbers of the same problem is the yardstick: an error is a draw from
+    a distribution, and of one or two draws the largest says little about it.
+    """
     exact = exact.detach()
     rounded = exact.to(found.dtype).double()
     luck = (rounded - exact).abs() > (plain.detach().double() - exact).abs()
-    assert_close(name, found, exact, torch.where(luck, rounded, plain.detach().double()), backend)
+    yardstick = torch.where(luck, rounded, plain.detach().double())
+    try:
+        assert_close(name, found, exact, yardstick, backend)
+    except AssertionError:
+        if exact.numel() > FEW_NUMBERS or not found.isfinite().all():
+            raise
+        assert_close(name, found, exact, exact + usual_error(problem, name), backend)
+
+
+def usual_error(problem: Problem, name: str) -> float:
+    """The largest error of the plain expression in one result, over problems that differ in their numbers alone."""
+    errors = []
+    for seed in MORE_SEEDS:
+        exact, plain = (x[name].detach().double() for x in yardsticks(problem, draw_numbers(problem, seed)))
+        errors.append(float((plain - exact).abs().max()))
+    return max(errors)
 
 
 def draw_problems(backend: str, packed: bool, examples: int) -> None:

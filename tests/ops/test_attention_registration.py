@@ -275,14 +275,14 @@ def test_create_graph_alone_is_no_error(seed: int) -> None:
 @pytest.mark.usefixtures("two_threads")
 @pytest.mark.parametrize("shape", [(4, 70, 4, 32), (1, 777, 1, 128)])
 @pytest.mark.parametrize("p", [0.0, 0.2])
-@pytest.mark.parametrize("backend", BACKENDS)
-def test_threads_change_no_bit(seed: int, backend: str, p: float, shape: tuple[int, int, int, int]) -> None:
+def test_threads_change_no_bit(seed: int, p: float, shape: tuple[int, int, int, int]) -> None:
+    """The kernels' promise; the matrix products of torch, which reference and sdpa compute with, make none."""
     batch, seq, heads, head_dim = shape
     inputs = Dense(batch, seq, seq, heads, heads, head_dim).tensors()
     arguments: dict[str, Any] = {"dropout_p": p, "rng": with_dropout(Call()).rng, "deterministic": True}
     results = []
     for threads in (1, 2):
         torch.set_num_threads(threads)
-        out = served(backend, lambda: attention(*inputs, causal=True, backend=backend, **arguments))
+        out = attention(*inputs, causal=True, backend="cpu", **arguments)
         results.append([out, *torch.autograd.grad(out, inputs, torch.ones_like(out))])
     assert all(torch.equal(a, b) for a, b in zip(*results, strict=True))

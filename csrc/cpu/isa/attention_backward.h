@@ -14,6 +14,7 @@
 #pragma once
 
 #include "attention_kernels.h"
+#include "backward_group.h"
 #include "scratch.h"
 #include "softmax.h"
 #include "strips.h"
@@ -50,21 +51,17 @@ class Backward {
         pitch(row_pitch(Products::width_of(head_dim))),
         products(head_dim, columns, scratch) {
     dq = scratch.floats(Products::group_rows * pitch);
-    scores = scratch.floats(Products::group_rows * stride);
-    gradients = scratch.floats(Products::group_rows * stride);
-    bytes = scratch.bytes(Products::group_rows * stride);
+    if constexpr (!kTransposed) {
+      scores = scratch.floats(Products::group_rows * stride);
+      gradients = scratch.floats(Products::group_rows * stride);
+      bytes = scratch.bytes(Products::group_rows * stride);
+    }
     alive = scratch.bytes(columns);
   }
 
-  // Rows of one query head.
-  struct Group {
-    std::int64_t head;
-    Range queries;
-    int rows;
-    float lse[Products::group_rows];          // +inf where the row sees no key: its weights are 0
-    float delta[Products::group_rows];        // rowsum(dO O) - dlse, or -dlse where rowsum(P dP) is still to come
-    bool sums_weights[Products::group_rows];  // rowsum(P dP) is to come: all keys that the row sees are in this piece
-  };
+  // Whether the products do all from scores to gradients themselves, keys by queries.
+  static constexpr bool kTransposed = Products::transposed;
+  using Group = BackwardGroup<Products::group_rows>;
 
   // The last living key before the piece and the first one after it, -1 and seq_k where there are none. A row that sees
   // neither sees no key of another piece.
@@ -97,7 +94,10 @@ class Backward {
         const Range visible = band.keys(queries.begin, queries.end);
         Group group;
         load_queries(piece, band, neighbours, head, queries, group);
-        if (params.dropout_threshold > 0) {
+        prefetch_queries(params, sequence, head, {queries.end, lesser(queries.end + Products::group_rows, seeing.end)});
+        if constexpr (kTransposed) {
+          products.differentiate(params, sequence, band, block, group, dq, pitch);
+        } else if (params.dropout_threshold > 0) {
           fill_bytes(philox, params, sequence, head, first, group.rows, piece.first_key, piece.keys, bytes, stride);
           differentiate<true>(piece, band, block, group);
         } else {
@@ -129,16 +129,23 @@ class Backward {
     group.rows = static_cast<int>(queries.end - queries.begin);
     const std::int64_t place = lse_index(params, sequence, head, queries.begin);
     // Rows that see no key are packed as zeros: whatever they and their gradients hold reaches nothing.
+    for (int row = group.rows; row < Products::group_rows; ++row) {
+      group.lse[row] = -kMinusInfinity;
+      group.delta[row] = 0.0f;
+      group.sums_weights[row] = 0;
+    }
     std::uint8_t sees[Products::group_rows], sees_others[Products::group_rows];
-    bool any_sees_others = false;
+    bool all_see = true, any_sees_others = false, all_see_others = true;
     for (int row = 0; row < group.rows; ++row) {
       const float lse = params.lse[place + row];
       sees[row] = lse != kMinusInfinity;
       group.lse[row] = sees[row] ? lse : -kMinusInfinity;
       group.delta[row] = params.dlse == nullptr || !sees[row] ? 0.0f : -params.dlse[place + row];
       group.sums_weights[row] = neighbours.unseen(band.keys(queries.begin + row));
-      sees_others[row] = sees[row] && !group.sums_weights[row];
+      sees_others[row] = sees[row] != 0 && group.sums_weights[row] == 0;
+      all_see &= sees[row] != 0;
       any_sees_others |= sees_others[row] != 0;
+      all_see_others &= sees_others[row] != 0;
     }
     const auto rows_of = [&](const void* data, const AttentionStrides& strides, bool given,
                              const std::uint8_t* living) {
@@ -147,14 +154,34 @@ class Backward {
       return Rows{params.dtype, at(params.dtype, data, first), strides.row, dim, live, living};
     };
     const bool given = params.dout != nullptr;
-    products.load_queries(rows_of(params.q, params.q_strides, true, sees),
-                          rows_of(params.dout, params.dout_strides, given, sees), group.rows, params.scale);
+    const std::uint8_t* seeing = all_see ? nullptr : sees;
+    products.load_queries(rows_of(params.q, params.q_strides, true, seeing),
+                          rows_of(params.dout, params.dout_strides, given, seeing), group.rows, params.scale);
     if (any_sees_others) {
       const std::int64_t row = params.heads * params.head_dim;
       const AttentionStrides packed{params.cu_seqlens_q == nullptr ? params.seq_q * row : 0, row, params.head_dim};
-      add_dot_products<V>(rows_of(params.dout, params.dout_strides, given, sees_others),
-                          rows_of(params.out, packed, true, sees_others), group.rows, group.delta);
+      const std::uint8_t* seeing_others = all_see_others ? nullptr : sees_others;
+      add_dot_products<V>(rows_of(params.dout, params.dout_strides, given, seeing_others),
+                          rows_of(params.out, packed, true, seeing_others), group.rows, group.delta);
     }
+  }
+
+  // What the next group reads, to the second-level cache.
+  static void prefetch_queries(const AttentionBackwardParams& params, const Sequence& sequence, std::int64_t head,
+                               Range queries) {
+    const std::int64_t row_bytes = params.head_dim * (params.dtype == DType::float32 ? 4 : 2);
+    const std::int64_t out_row = params.heads * params.head_dim;
+    const AttentionStrides packed{params.cu_seqlens_q == nullptr ? params.seq_q * out_row : 0, out_row,
+                                  params.head_dim};
+    const auto prefetch_tensor = [&](const void* data, const AttentionStrides& strides) {
+      for (std::int64_t row = queries.begin; row < queries.end && data != nullptr; ++row) {
+        const std::int64_t place = offset_of(strides, sequence, sequence.first_q, row, head);
+        prefetch_far(at(params.dtype, data, place), row_bytes);
+      }
+    };
+    prefetch_tensor(params.q, params.q_strides);
+    prefetch_tensor(params.dout, params.dout_strides);
+    prefetch_tensor(params.out, packed);
   }
 
   template <bool Dropped>
@@ -175,7 +202,7 @@ class Backward {
             strip.unmasked ? weigh_row<V, kScaled, false, Dropped> : weigh_row<V, kScaled, true, Dropped>;
         const float average =
             weigh(row_scores, row_gradients, strip.begin, strip.end, params.scale, group.lse[row], mask, kept);
-        const float delta = group.sums_weights[row] ? average + group.delta[row] : group.delta[row];
+        const float delta = group.sums_weights[row] != 0 ? average + group.delta[row] : group.delta[row];
         differentiate_row<V, Dropped>(row_scores, row_gradients, strip.begin, strip.end, delta, kept);
       }
     }

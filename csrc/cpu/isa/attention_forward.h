@@ -38,12 +38,10 @@ class Forward {
   }
 
  private:
-  static constexpr std::int64_t kBlockKeys = 128;
-
   Forward(std::int64_t head_dim, std::int64_t rows, std::int64_t seq_k, Scratch& scratch)
       : dim(static_cast<int>(head_dim)),
         width(Products::width_of(head_dim)),
-        block_keys(static_cast<int>(lesser(kBlockKeys, round_up(seq_k, kTileColumns)))),
+        block_keys(static_cast<int>(lesser(Products::block_keys, round_up(seq_k, kTileColumns)))),
         stride(row_pitch(block_keys)),
         pitch(row_pitch(width)),
         products(head_dim, rows, block_keys, scratch) {

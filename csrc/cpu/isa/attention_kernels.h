@@ -17,7 +17,7 @@ struct ForwardPiece {
   const AttentionForwardParams* params;
   Sequence sequence;
   std::int64_t first_head;   // of the query heads; all share one key head
-  std::int64_t first_query;  // a multiple of group_rows
+  std::int64_t first_query;  // a multiple of forward_group
   int heads, queries;
 };
 
@@ -36,10 +36,12 @@ struct BackwardPiece {
 };
 
 struct AttentionKernels {
-  int group_rows;  // queries travel in groups of so many, a multiple of 16
+  int forward_group;          // queries travel in groups of so many, a multiple of 16
+  std::int64_t forward_rows;  // the most that should share one packing of keys, whole groups
   // Bytes of scratch, aligned to 64, that a piece of at most so many rows (heads * rounded queries) and keys needs.
   std::size_t (*forward_scratch)(std::int64_t head_dim, std::int64_t rows, std::int64_t seq_k);
   void (*forward)(const ForwardPiece& piece, void* scratch);
+  int backward_group;  // as above; pieces that add to the same group of dQ take turns
   // The most keys of one backward piece: a multiple of 32.
   std::int64_t (*backward_chunk)(std::int64_t head_dim);
   std::size_t (*backward_scratch)(std::int64_t head_dim, std::int64_t seq_k);

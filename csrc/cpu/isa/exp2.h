@@ -14,9 +14,8 @@ template <class V>
 inline __attribute__((always_inline)) typename V::Float exp2(typename V::Float x) {
   using Float = typename V::Float;
   const Float least = V::broadcast(-126.0f);
-  const Float clamped = V::maximum(least, x);
-  const Float n = V::nearest(clamped);
-  const Float f = clamped - n;
+  Float n, f;
+  V::split(x, n, f);
   Float g = V::broadcast(1.5353360e-4f);
   g = V::multiply_add(g, f, V::broadcast(1.3398874e-3f));
   g = V::multiply_add(g, f, V::broadcast(9.6184374e-3f));

@@ -24,6 +24,9 @@ struct Rows {
   bool alive(std::int64_t row) const {
     return row >= live.begin && row < live.end && (living == nullptr || living[row] != 0);
   }
+  bool all_alive(std::int64_t first, std::int64_t count) const {
+    return first >= live.begin && first + count <= live.end && living == nullptr;
+  }
 };
 
 template <class V, DType dtype>
@@ -70,6 +73,14 @@ inline void prefetch(const void* data, std::int64_t bytes) {
   constexpr std::int64_t line = 64;
   for (std::int64_t byte = 0; byte < bytes; byte += line) {
     __builtin_prefetch(static_cast<const char*>(data) + byte, Written);
+  }
+}
+
+// To the second-level cache, for later.
+inline void prefetch_far(const void* data, std::int64_t bytes) {
+  constexpr std::int64_t line = 64;
+  for (std::int64_t byte = 0; byte < bytes; byte += line) {
+    __builtin_prefetch(static_cast<const char*>(data) + byte, 0, 2);
   }
 }
 

@@ -43,7 +43,10 @@ struct Pair {
   }
   static FASTBERT_INLINE Float maximum(Float x, Float y) { return {V::maximum(x.a, y.a), V::maximum(x.b, y.b)}; }
   static FASTBERT_INLINE Float minimum(Float x, Float y) { return {V::minimum(x.a, y.a), V::minimum(x.b, y.b)}; }
-  static FASTBERT_INLINE Float nearest(Float x) { return {V::nearest(x.a), V::nearest(x.b)}; }
+  static FASTBERT_INLINE void split(Float x, Float& n, Float& f) {
+    V::split(x.a, n.a, f.a);
+    V::split(x.b, n.b, f.b);
+  }
   static FASTBERT_INLINE Float scale_by_power(Float x, Float n) {
     return {V::scale_by_power(x.a, n.a), V::scale_by_power(x.b, n.b)};
   }

@@ -37,4 +37,7 @@ const PhiloxStreamKernels& philox_stream_generic();
 const PhiloxStreamKernels& philox_stream_avx2();
 const PhiloxStreamKernels& philox_stream_avx512();
 
+// The bytes of `count` tiles from `first` on by pairs of columns: out[tile][pair][row][2].
+void philox_pairs_avx512(const PhiloxStream& stream, std::uint32_t first, std::int64_t count, std::uint8_t* out);
+
 }  // namespace fastbert

@@ -2,7 +2,8 @@
 #if defined(__x86_64__)
 
 #if defined(__GNUC__) && !defined(__clang__)
-#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"  // GCC 12's own AVX-512 header: "undefined" is meant there
+#pragma GCC diagnostic ignored "-Wuninitialized"  // GCC 12's own AVX-512 header: "undefined" is meant there
+#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
 #endif
 
 #include <immintrin.h>
@@ -94,7 +95,34 @@ void blocks(const PhiloxStream& stream, std::uint32_t first, std::int64_t count,
   }
 }
 
+// Two words of eight rows r, each with two bytes of row r below two of row r + 8, to two rows of 16 pairs of bytes.
+__m512i pair_order() {
+  alignas(64) std::uint16_t order[32];
+  for (int word = 0; word < 2; ++word) {
+    for (int row = 0; row < 16; ++row) {
+      order[word * 16 + row] = static_cast<std::uint16_t>(word * 32 + row % 8 * 4 + row / 8);
+    }
+  }
+  return _mm512_load_si512(order);
+}
+
 }  // namespace
+
+void philox_pairs_avx512(const PhiloxStream& stream, std::uint32_t first, std::int64_t count, std::uint8_t* out) {
+  const PhiloxPrelude<Avx512> prelude(stream);
+  const __m512i order = pair_order(), rows = _mm512_setr_epi64(0, 4, 8, 12, 16, 20, 24, 28);
+  for (std::int64_t tile = 0; tile < count; ++tile, out += kTileRows * kTileColumns) {
+    const std::uint32_t counter0 = (first + static_cast<std::uint32_t>(tile)) * kTileColumns;
+    for (int pair = 0; pair < 4; ++pair) {
+      __m512i words[4];
+      philox_lanes<Avx512>(prelude, _mm512_add_epi64(_mm512_set1_epi64(counter0 + pair), rows), words);
+      for (int word = 0; word < 4; word += 2) {
+        const __m512i two = _mm512_permutex2var_epi16(words[word], order, words[word + 1]);
+        store_two_rows(two, out + (4 * word + pair) * 2 * kTileRows, 4 * 2 * kTileRows);
+      }
+    }
+  }
+}
 
 const PhiloxStreamKernels& philox_stream_avx512() {
   static constexpr PhiloxStreamKernels kernels{tiles, blocks};

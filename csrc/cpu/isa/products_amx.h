@@ -1,14 +1,19 @@
-// Attention's products in bfloat16 on AMX tiles, with float32 sums.
+// Attention's backward in bfloat16 on AMX tiles, transposed: keys are the rows of a tile of scores, queries its
+// columns.
 //
-// What goes through tiles is rounded to bfloat16 once: q, k, v and dO are that already, P and dS become it. Queries are
-// packed as they are, so scores come out without the scale.
+//   S^T = K Q^T,  dP^T = V dO^T           P^T and dS^T from them, a query a lane: nothing is summed across a vector
+//   dV += P^T dO,  dK += dS^T Q           P^T and dS^T as A operands
+//   dQ^T = K^T dS^T                       dS^T as B operand
+//
+// What goes through tiles is rounded to bfloat16 once: q, k, v and dO are that already, P and dS become it as they
+// leave the registers, in the forms that the next products read. Depth over queries runs through two strips of 16 in
+// turn: 0, 16, 1, 17, ..., so that the vectors of the two make one row of an operand without a shuffle.
 #pragma once
 
-#include "amx.h"
-#include "dropout.h"
-#include "scratch.h"
+#include "attention_kernels.h"
+#include "backward_group.h"
 #include "strips.h"
-#include "vector_avx512.h"
+#include "weights_amx.h"
 
 namespace fastbert {
 namespace {
@@ -16,209 +21,257 @@ namespace {
 struct AmxProducts {
   using Vector = fastbert::Vector;
   using Session = TileSession;
-  static constexpr int group_rows = 64;  // two steps of a product over queries
-  static constexpr int strip_rows = kAmxRows;
-  static constexpr int panel = kAmxDepth;
+  static constexpr int group_rows = 128;
+  static constexpr int panel = kChunk;
+  static constexpr bool transposed = true;
   static constexpr bool scaled = false;
 
   static int width_of(std::int64_t head_dim) { return static_cast<int>(round_up(head_dim, 16)); }
-  static int depth_of(std::int64_t head_dim) { return static_cast<int>(round_up(head_dim, kAmxDepth)); }
-
-  // scores[row][column] = left[row] . keys[column], where a strip sees the column's panel; strips in pairs where both
-  // do.
-  static void by_keys(const Strips<AmxProducts>& strips, const std::uint16_t* left, int depth, const std::uint8_t* keys,
-                      float* scores, std::ptrdiff_t stride) {
-    const int steps = depth / kAmxDepth;
-    for (int s = 0; s < strips.count; s += 2) {
-      const Strip &upper = strips.strip[s], &lower = strips.strip[s + 1 < strips.count ? s + 1 : s];
-      const bool paired = s + 1 < strips.count;
-      for (int column = strips.first_column; column < strips.past_column; column += panel) {
-        const bool above = column >= upper.begin && column < upper.end;
-        const bool below = paired && column >= lower.begin && column < lower.end;
-        if (!above && !below) continue;
-        const int row = above ? upper.row : lower.row;
-        const TileRight right{keys + column / 16 * steps * kAmxTileBytes, steps * kAmxTileBytes};
-        multiply_tiles<false>(above && below ? 2 : 1, {left + row * depth, depth}, 2, right,
-                              {scores + row * stride + column, stride}, steps);
-      }
-    }
-  }
-
-  // out[row] (+)= weights[row] * rows, over the columns that each strip sees; strips in pairs where they see the same.
-  template <bool Accumulate>
-  static void by_rows(const Strips<AmxProducts>& strips, const std::uint16_t* weights, std::ptrdiff_t weight_pitch,
-                      const std::uint8_t* rows, int row_steps, int width, float* out, std::ptrdiff_t pitch) {
-    for (int s = 0; s < strips.count; ++s) {
-      const Strip& strip = strips.strip[s];
-      if (strip.empty()) continue;
-      const Strip* next = s + 1 < strips.count ? &strips.strip[s + 1] : nullptr;
-      const bool paired = next != nullptr && next->begin == strip.begin && next->end == strip.end;
-      const TileRight right{rows + strip.begin / kAmxDepth * kAmxTileBytes, row_steps * kAmxTileBytes};
-      multiply_tiles<Accumulate>(paired ? 2 : 1, {weights + strip.row * weight_pitch + strip.begin, weight_pitch},
-                                 width / 16, right, {out + strip.row * pitch, pitch},
-                                 (strip.end - strip.begin) / kAmxDepth);
-      if (paired) ++s;
-    }
-  }
-
-  // Float32 rows of the tile, over the columns that their strip sees, to bfloat16.
-  static void narrow(const Strips<AmxProducts>& strips, const float* in, std::ptrdiff_t stride, std::uint16_t* out,
-                     std::ptrdiff_t pitch) {
-    for (const Strip& strip : strips) {
-      for (int row = strip.row; row < strip.row + strip.rows; ++row) {
-        for (int column = strip.begin; column < strip.end; column += Vector::lanes) {
-          Vector::store_bfloat16(out + row * pitch + column, Vector::load(in + row * stride + column));
-        }
-      }
-    }
-  }
-
-  class Forward {
-   public:
-    Forward(std::int64_t head_dim, std::int64_t rows, std::int64_t keys, Scratch& scratch)
-        : width_(width_of(head_dim)), depth_(depth_of(head_dim)), pitch_(row_pitch(width_)), keys_of_block_(keys) {
-      queries_ = scratch.halves(rows * depth_);
-      keys_ = scratch.bytes(keys * depth_ * 2);
-      values_ = scratch.bytes(keys * width_ * 2);
-      weights_ = scratch.halves(group_rows * keys);
-    }
-
-    void load_queries(const Rows& q, Range queries, std::int64_t row, float) {
-      pack_left<Vector>(q, queries.begin, static_cast<int>(queries.end - queries.begin), queries_ + row * depth_,
-                        depth_);
-    }
-
-    void load_keys(const Rows& k, const Rows& v, std::int64_t first, int count) {
-      pack_right_transposed<Vector>(k, first, count, depth_ / kAmxDepth, keys_);
-      pack_right<Vector>(v, first, count, width_ / 16, values_);
-    }
-
-    void multiply_keys(const Strips<AmxProducts>& strips, std::int64_t row, float* scores, std::ptrdiff_t stride) {
-      by_keys(strips, queries_ + row * depth_, depth_, keys_, scores, stride);
-    }
-
-    void add_values(const Strips<AmxProducts>& strips, const float* weights, std::ptrdiff_t stride, int count,
-                    float* out) {
-      narrow(strips, weights, stride, weights_, keys_of_block_);
-      by_rows<true>(strips, weights_, keys_of_block_, values_, static_cast<int>(ceil_divide(count, kAmxDepth)), width_,
-                    out, pitch_);
-    }
-
-   private:
-    int width_, depth_;
-    std::ptrdiff_t pitch_, keys_of_block_;
-    std::uint16_t *queries_, *weights_;
-    std::uint8_t *keys_, *values_;
-  };
 
   class Backward {
    public:
+    using Group = BackwardGroup<group_rows>;
+
+    // Operands and gradients of a chunk fit in the second-level cache together with a group.
     static std::int64_t chunk(std::int64_t head_dim) {
-      return lesser(256, 16384 / width_of(head_dim) / kTileColumns * kTileColumns);
+      return lesser(kMostKeys, kMostKeys * 64 / width_of(head_dim) / kChunk * kChunk);
     }
 
     Backward(std::int64_t head_dim, std::int64_t keys, Scratch& scratch)
-        : width_(width_of(head_dim)),
-          depth_(depth_of(head_dim)),
-          pitch_(row_pitch(width_)),
-          keys_(keys),
-          key_pitch_(row_pitch(keys)) {
-      key_columns_ = scratch.bytes(keys * depth_ * 2);
-      value_columns_ = scratch.bytes(keys * depth_ * 2);
-      key_rows_ = scratch.bytes(keys * width_ * 2);
-      q_ = scratch.halves(group_rows * depth_);
-      dout_ = scratch.halves(group_rows * depth_);
-      q_transposed_ = scratch.halves(group_rows * width_);
-      dout_transposed_ = scratch.halves(group_rows * width_);
-      dk_transposed_ = scratch.floats(width_ * key_pitch_);
-      dv_transposed_ = scratch.floats(width_ * key_pitch_);
-      pairs_ = scratch.bytes(group_rows * keys * 2);
-      gradients_ = scratch.halves(group_rows * keys);
-      rows_ = scratch.floats(16 * pitch_);
+        : tiles_(static_cast<int>(ceil_divide(head_dim, 16))),
+          steps_(static_cast<int>(ceil_divide(head_dim, kAmxDepth))),
+          pitch_(row_pitch(width_of(head_dim))) {
+      const std::int64_t depth = steps_ * kAmxDepth, width = tiles_ * 16, chunks = keys / kChunk;
+      k_ = scratch.halves(keys * depth);
+      v_ = scratch.halves(keys * depth);
+      k_transposed_ = scratch.halves(keys * width);
+      dk_ = scratch.floats(keys * pitch_);
+      dv_ = scratch.floats(keys * pitch_);
+      q_columns_ = scratch.bytes(group_rows * depth * 2);
+      dout_columns_ = scratch.bytes(group_rows * depth * 2);
+      q_rows_ = scratch.bytes(group_rows * width * 2);
+      dout_rows_ = scratch.bytes(group_rows * width * 2);
+      scores_ = scratch.floats(keys * 2 * kStrip);
+      gradients_ = scratch.floats(keys * 2 * kStrip);
+      strip_bytes_ = keys * kStrip;
+      bytes_ = scratch.bytes(2 * strip_bytes_);
+      weights_ = scratch.bytes(chunks * kPairs * 2 * kAmxTileBytes);
+      ds_ = scratch.bytes(chunks * kPairs * 2 * kAmxTileBytes);
+      ds_columns_ = scratch.bytes(chunks * kPairs * 2 * kAmxTileBytes);
+      dq_transposed_ = scratch.floats(width * 2 * kStrip);
     }
 
     void load_keys(const Rows& k, const Rows& v, std::int64_t first, int count) {
-      pack_right_transposed<Vector>(k, first, count, depth_ / kAmxDepth, key_columns_);
-      pack_right_transposed<Vector>(v, first, count, depth_ / kAmxDepth, value_columns_);
-      pack_right<Vector>(k, first, count, width_ / 16, key_rows_);
-      std::memset(dk_transposed_, 0, sizeof(float) * static_cast<std::size_t>(width_ * key_pitch_));
-      std::memset(dv_transposed_, 0, sizeof(float) * static_cast<std::size_t>(width_ * key_pitch_));
+      const int depth = steps_ * kAmxDepth;
+      for (int key = 0; key < count; key += kChunk) {
+        const int here = static_cast<int>(lesser(kChunk, count - key));
+        prefetch_rows(k, first + key + kChunk, kChunk);
+        prefetch_rows(v, first + key + kChunk, kChunk);
+        pack_left<Vector>(k, first + key, here, kChunk, k_ + key * depth, depth);
+        pack_left<Vector>(v, first + key, here, kChunk, v_ + key * depth, depth);
+        pack_left_transposed<Vector>(k, first + key, here, tiles_, k_transposed_ + key * tiles_ * 16, kAmxDepth);
+      }
+      const auto bytes = sizeof(float) * static_cast<std::size_t>(round_up(count, kChunk) * pitch_);
+      std::memset(dk_, 0, bytes);
+      std::memset(dv_, 0, bytes);
     }
 
+    // The rows 0 to count - 1 of a group.
     void load_queries(const Rows& q, const Rows& dout, int count, float) {
-      rows_of_group_ = count;
-      pack_left<Vector>(q, 0, count, q_, depth_);
-      pack_left<Vector>(dout, 0, count, dout_, depth_);
-      pack_left_transposed<Vector>(q, count, width_ / 16, q_transposed_, group_rows);
-      pack_left_transposed<Vector>(dout, count, width_ / 16, dout_transposed_, group_rows);
+      pairs_ = static_cast<int>(ceil_divide(count, 2 * kStrip));
+      for (int strip = 0; strip < 2 * pairs_; ++strip) {
+        const int row = strip * kStrip, here = static_cast<int>(clamp(count - row, 0, kStrip));
+        prefetch_rows(q, row + kStrip, kStrip);
+        prefetch_rows(dout, row + kStrip, kStrip);
+        pack_strip(q, row, here, steps_, q_columns_ + strip * steps_ * kAmxTileBytes);
+        pack_strip(dout, row, here, steps_, dout_columns_ + strip * steps_ * kAmxTileBytes);
+      }
+      for (int pair = 0; pair < pairs_; ++pair) {
+        const int row = pair * 2 * kStrip, here = static_cast<int>(lesser(2 * kStrip, count - row));
+        pack_right<Vector>(q, row, here, tiles_, q_rows_ + pair * tiles_ * kAmxTileBytes);
+        pack_right<Vector>(dout, row, here, tiles_, dout_rows_ + pair * tiles_ * kAmxTileBytes);
+      }
     }
 
-    void multiply_keys(const Strips<AmxProducts>& strips, float* scores, float* gradients, std::ptrdiff_t stride) {
-      by_keys(strips, q_, depth_, key_columns_, scores, stride);
-      by_keys(strips, dout_, depth_, value_columns_, gradients, stride);
-    }
-
-    // dV^T += dO^T P, dK^T += Q^T dS: so P and dS are read as they lie, two rows at a time.
-    void add_to_keys(const Strips<AmxProducts>& strips, const Band&, const KeyBlock&, Range, const float* weights,
-                     const float* gradients, std::ptrdiff_t stride) {
-      add_transposed(strips, weights, stride, dout_transposed_, dv_transposed_);
-      add_transposed(strips, gradients, stride, q_transposed_, dk_transposed_);
-    }
-
-    void multiply_gradients(const Strips<AmxProducts>& strips, const float* gradients, std::ptrdiff_t stride, int count,
-                            float* dq) {
-      narrow(strips, gradients, stride, gradients_, keys_);
-      by_rows<false>(strips, gradients_, keys_, key_rows_, static_cast<int>(ceil_divide(count, kAmxDepth)), width_, dq,
-                     pitch_);
+    // Adds to dK and dV, and writes dQ in rows of `pitch`.
+    void differentiate(const AttentionParams& params, const Sequence& sequence, const Band& band, const KeyBlock& block,
+                       const Group& group, float* dq, std::ptrdiff_t pitch) {
+      for (int pair = 0; pair < pairs_; ++pair) {
+        const std::int64_t first = group.queries.begin + pair * 2 * kStrip;
+        const Range seen = band.keys(first, lesser(first + 2 * kStrip, group.queries.end));
+        const std::int64_t begin = clamp(seen.begin - block.first, 0, block.count);
+        const std::int64_t end = clamp(seen.end - block.first, 0, block.count);
+        seen_[pair] = begin < end ? Range{begin / kChunk, ceil_divide(end, kChunk)} : Range{0, 0};
+        multiply(k_, q_columns_, pair, scores_);
+        multiply(v_, dout_columns_, pair, gradients_);
+        weigh(params, sequence, band, block, group, pair);
+        multiply_gradients(pair, dq + pair * 2 * kStrip * pitch, pitch);
+      }
+      for (std::int64_t chunk = 0; chunk < ceil_divide(block.count, kChunk); ++chunk) {
+        add_to_keys(chunk, weights_, dout_rows_, dv_);
+        add_to_keys(chunk, ds_, q_rows_, dk_);
+      }
     }
 
     void store_keys(DType dtype, int count, int dim, float dk_factor, void* dk, float dv_factor, void* dv,
                     std::int64_t row_stride) {
-      store_transposed(dtype, count, dim, dk_transposed_, dk_factor, dk, row_stride);
-      store_transposed(dtype, count, dim, dv_transposed_, dv_factor, dv, row_stride);
+      unpack_rows<Vector>(dtype, {dk_, pitch_, count, dim, dk_factor, nullptr, dk, row_stride});
+      unpack_rows<Vector>(dtype, {dv_, pitch_, count, dim, dv_factor, nullptr, dv, row_stride});
     }
 
    private:
-    void add_transposed(const Strips<AmxProducts>& strips, const float* in, std::ptrdiff_t stride,
-                        const std::uint16_t* left, float* out) {
-      constexpr int kSteps = group_rows / kAmxDepth;
-      for (int column = strips.first_column; column < strips.past_column; column += 16) {
-        for (int row = 0; row < group_rows; row += 2) {
-          const __m512 upper = row < rows_of_group_ ? _mm512_loadu_ps(in + row * stride + column) : _mm512_setzero_ps();
-          const __m512 lower =
-              row + 1 < rows_of_group_ ? _mm512_loadu_ps(in + (row + 1) * stride + column) : _mm512_setzero_ps();
-          _mm512_storeu_si512(
-              pairs_ + (column / 16 * kSteps + row / kAmxDepth) * kAmxTileBytes + row % kAmxDepth / 2 * 64,
-              interleave_rows(upper, lower));
+    static constexpr std::int64_t kMostKeys = 512;
+    static constexpr int kPairs = group_rows / (2 * kStrip);
+    static constexpr int kTile = kAmxTileBytes / 4, kHalfTile = kAmxTileBytes / 2;
+
+    // Of a chunk: two tiles of one strip, two of the other.
+    void multiply(const std::uint16_t* keys, const std::uint8_t* queries, int pair, float* out) const {
+      const std::ptrdiff_t key_pitch = steps_ * kAmxDepth, strip_bytes = steps_ * kAmxTileBytes;
+      const std::uint8_t* right = queries + 2 * pair * strip_bytes;
+      __asm__ volatile("" : : : "memory");
+      for (std::int64_t chunk = seen_[pair].begin; chunk < seen_[pair].end; ++chunk) {
+        const std::uint16_t* left = keys + chunk * kChunk * key_pitch;
+        float* place = out + chunk * 4 * kTile;
+        _tile_zero(0);
+        _tile_zero(1);
+        _tile_zero(2);
+        _tile_zero(3);
+        for (int step = 0; step < steps_; ++step) {
+          _tile_loadd(4, left + step * kAmxDepth, key_pitch * 2);
+          _tile_loadd(6, right + step * kAmxTileBytes, 64);
+          _tile_dpbf16ps(0, 4, 6);
+          _tile_loadd(5, left + kAmxRows * key_pitch + step * kAmxDepth, key_pitch * 2);
+          _tile_dpbf16ps(1, 5, 6);
+          _tile_loadd(7, right + strip_bytes + step * kAmxTileBytes, 64);
+          _tile_dpbf16ps(2, 4, 7);
+          _tile_dpbf16ps(3, 5, 7);
         }
-      }
-      const TileRight right{pairs_ + strips.first_column / 16 * kSteps * kAmxTileBytes, kSteps * kAmxTileBytes};
-      for (int row = 0; row < width_; row += 2 * kAmxRows) {
-        multiply_tiles<true>(width_ - row > kAmxRows ? 2 : 1, {left + row * group_rows, group_rows},
-                             (strips.past_column - strips.first_column) / 16, right,
-                             {out + row * key_pitch_ + strips.first_column, key_pitch_}, kSteps);
+        _tile_stored(0, place, 64);
+        _tile_stored(1, place + kTile, 64);
+        _tile_stored(2, place + 2 * kTile, 64);
+        _tile_stored(3, place + 3 * kTile, 64);
       }
     }
 
-    void store_transposed(DType dtype, int count, int dim, const float* in, float factor, void* out,
-                          std::int64_t row_stride) {
-      for (int key = 0; key < count; key += 16) {
-        for (int column = 0; column < width_; column += 16) {
-          Vector::Float block[16];
-          for (int lane = 0; lane < 16; ++lane) block[lane] = Vector::load(in + (column + lane) * key_pitch_ + key);
-          Vector::transpose(block);
-          for (int lane = 0; lane < 16; ++lane) Vector::store(rows_ + lane * pitch_ + column, block[lane]);
+    void weigh(const AttentionParams& params, const Sequence& sequence, const Band& band, const KeyBlock& block,
+               const Group& group, int pair) {
+      const int threshold = params.dropout_threshold;
+      __m512 deltas[2];
+      for (int j = 0; j < 2; ++j) {
+        const int row = (2 * pair + j) * kStrip;
+        WeightSums sums{_mm512_setzero_ps(), _mm512_setzero_ps()};
+        const Range queries{group.queries.begin + row, lesser(group.queries.begin + row + kStrip, group.queries.end)};
+        std::uint8_t* bytes = bytes_ + j * strip_bytes_;
+        if (threshold > 0) {
+          fill_pairs(params, sequence, group.head, queries.begin, block.first + seen_[pair].begin * kChunk,
+                     seen_[pair].end - seen_[pair].begin, bytes + seen_[pair].begin * kChunk * kStrip);
         }
-        unpack_rows<Vector>(dtype, {rows_, pitch_, static_cast<int>(lesser(16, count - key)), dim, factor, nullptr,
-                                    at(dtype, out, key * row_stride), row_stride});
+        for (std::int64_t chunk = seen_[pair].begin; chunk < seen_[pair].end; ++chunk) {
+          const Range keys{block.first + chunk * kChunk, block.first + (chunk + 1) * kChunk};
+          const bool masked = block.living != nullptr || queries.empty() || !band.covers(queries, keys);
+          const ChunkMask mask{band, queries.begin, keys.begin, block.living, block.first};
+          const auto weigh_chunk = threshold > 0
+                                       ? (masked ? weigh_backward<true, true> : weigh_backward<false, true>)
+                                       : (masked ? weigh_backward<true, false> : weigh_backward<false, false>);
+          const std::int64_t place = (2 * chunk + j) * 2 * kTile;
+          weigh_chunk(scores_ + place, gradients_ + place, params.scale, group.lse + row, mask,
+                      {bytes + chunk * kChunk * kStrip, threshold}, sums);
+        }
+        // The weights add up to 1 but for the rounding of lse. Divided by their sum, it cancels in dP - delta.
+        const __mmask16 any = _mm512_cmp_ps_mask(sums.weights, _mm512_setzero_ps(), _CMP_NEQ_UQ);
+        const __m512 average = Vector::or_zero(any, sums.products / sums.weights);
+        const __mmask16 sums_weights = Vector::nonzero(group.sums_weights + row);
+        deltas[j] = Vector::load(group.delta + row) + Vector::or_zero(sums_weights, average);
+      }
+      const auto differentiate_chunk = threshold > 0 ? differentiate_backward<true> : differentiate_backward<false>;
+      for (std::int64_t chunk = seen_[pair].begin; chunk < seen_[pair].end; ++chunk) {
+        const std::ptrdiff_t place = (chunk * kPairs + pair) * 2 * kAmxTileBytes;
+        differentiate_chunk(scores_ + chunk * 4 * kTile, gradients_ + chunk * 4 * kTile, deltas,
+                            {bytes_ + chunk * kChunk * kStrip, threshold}, strip_bytes_, weights_ + place, ds_ + place,
+                            ds_columns_ + place);
       }
     }
 
-    int width_, depth_, rows_of_group_ = 0;
-    std::ptrdiff_t pitch_, keys_, key_pitch_;
-    std::uint8_t *key_columns_, *value_columns_, *key_rows_, *pairs_;
-    std::uint16_t *q_, *dout_, *q_transposed_, *dout_transposed_, *gradients_;
-    float *dk_transposed_, *dv_transposed_, *rows_;
+    // dQ of two strips: dQ^T = K^T dS^T, and back to rows.
+    void multiply_gradients(int pair, float* dq, std::ptrdiff_t pitch) {
+      __asm__ volatile("" : : : "memory");
+      for (int tile = 0; tile < tiles_; tile += 2) {
+        const bool low = tile + 1 < tiles_;
+        _tile_zero(0);
+        _tile_zero(1);
+        _tile_zero(2);
+        _tile_zero(3);
+        for (std::int64_t chunk = seen_[pair].begin; chunk < seen_[pair].end; ++chunk) {
+          const std::uint16_t* left = k_transposed_ + (chunk * tiles_ + tile) * kHalfTile;
+          const std::uint8_t* right = ds_columns_ + (chunk * kPairs + pair) * 2 * kAmxTileBytes;
+          _tile_loadd(4, left, 64);
+          _tile_loadd(6, right, 64);
+          _tile_dpbf16ps(0, 4, 6);
+          _tile_loadd(7, right + kAmxTileBytes, 64);
+          _tile_dpbf16ps(1, 4, 7);
+          if (!low) continue;
+          _tile_loadd(5, left + kHalfTile, 64);
+          _tile_dpbf16ps(2, 5, 6);
+          _tile_dpbf16ps(3, 5, 7);
+        }
+        float* out = dq_transposed_ + tile * 2 * kTile;
+        _tile_stored(0, out, 64);
+        _tile_stored(1, out + kTile, 64);
+        if (!low) continue;
+        _tile_stored(2, out + 2 * kTile, 64);
+        _tile_stored(3, out + 3 * kTile, 64);
+      }
+      __asm__ volatile("" : : : "memory");
+      for (int tile = 0; tile < tiles_; ++tile) {
+        for (int j = 0; j < 2; ++j) {
+          __m512 numbers[16];
+          const float* in = dq_transposed_ + (2 * tile + j) * kTile;
+          for (int lane = 0; lane < 16; ++lane) numbers[lane] = Vector::load(in + lane * kStrip);
+          Vector::transpose(numbers);
+          float* out = dq + j * kStrip * pitch + tile * 16;
+          for (int lane = 0; lane < 16; ++lane) Vector::store(out + lane * pitch, numbers[lane]);
+        }
+      }
+    }
+
+    // out[key] += the sum over the queries that see the chunk of weights[key][query] * rows[query].
+    void add_to_keys(std::int64_t chunk, const std::uint8_t* weights, const std::uint8_t* rows, float* out) const {
+      __asm__ volatile("" : : : "memory");
+      for (int tile = 0; tile < tiles_; tile += 2) {
+        const bool both = tile + 1 < tiles_;
+        float *upper = out + chunk * kChunk * pitch_ + tile * 16, *lower = upper + kAmxRows * pitch_;
+        _tile_loadd(0, upper, pitch_ * 4);
+        _tile_loadd(1, lower, pitch_ * 4);
+        if (both) _tile_loadd(2, upper + 16, pitch_ * 4);
+        if (both) _tile_loadd(3, lower + 16, pitch_ * 4);
+        for (int pair = 0; pair < pairs_; ++pair) {
+          if (chunk < seen_[pair].begin || chunk >= seen_[pair].end) continue;
+          const std::uint8_t* left = weights + (chunk * kPairs + pair) * 2 * kAmxTileBytes;
+          const std::uint8_t* right = rows + (pair * tiles_ + tile) * kAmxTileBytes;
+          _tile_loadd(4, left, 64);
+          _tile_loadd(6, right, 64);
+          _tile_dpbf16ps(0, 4, 6);
+          _tile_loadd(5, left + kAmxTileBytes, 64);
+          _tile_dpbf16ps(1, 5, 6);
+          if (!both) continue;
+          _tile_loadd(7, right + kAmxTileBytes, 64);
+          _tile_dpbf16ps(2, 4, 7);
+          _tile_dpbf16ps(3, 5, 7);
+        }
+        _tile_stored(0, upper, pitch_ * 4);
+        _tile_stored(1, lower, pitch_ * 4);
+        if (both) _tile_stored(2, upper + 16, pitch_ * 4);
+        if (both) _tile_stored(3, lower + 16, pitch_ * 4);
+      }
+      __asm__ volatile("" : : : "memory");
+    }
+
+    int tiles_, steps_, pairs_ = 0;
+    std::ptrdiff_t pitch_, strip_bytes_;  // of random bytes, those of one strip
+    Range seen_[kPairs];                  // chunks, by pair of strips
+    std::uint16_t *k_, *v_, *k_transposed_;
+    std::uint8_t *q_columns_, *dout_columns_, *q_rows_, *dout_rows_, *bytes_, *weights_, *ds_, *ds_columns_;
+    float *dk_, *dv_, *scores_, *gradients_, *dq_transposed_;
   };
 };
 

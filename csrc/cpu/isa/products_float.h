@@ -19,6 +19,8 @@ struct FloatProducts {
   static constexpr int group_rows = 48;  // whole strips of 6 and 12 rows, whole tiles of 16 rows of the dropout bytes
   static constexpr int strip_rows = V::strip_rows;
   static constexpr int panel = 2 * V::lanes;
+  static constexpr int block_keys = V::forward_keys;
+  static constexpr bool transposed = false;
   static constexpr bool scaled = true;  // scores have been multiplied by the scale, as have the queries of dK
 
   static int width_of(std::int64_t head_dim) { return static_cast<int>(round_up(head_dim, V::lanes)); }
@@ -89,9 +91,9 @@ struct FloatProducts {
 
   class Backward {
    public:
-    // Keys and values in three forms and their gradients fit in some 400 KB together with a tile.
+    // Keys and values in three forms and their gradients fit in some 400 KB (AVX-512: 800 KB) together with a tile.
     static std::int64_t chunk(std::int64_t head_dim) {
-      return lesser(256, 16384 / width_of(head_dim) / kTileColumns * kTileColumns);
+      return lesser(V::backward_keys, 64 * V::backward_keys / width_of(head_dim) / kTileColumns * kTileColumns);
     }
 
     Backward(std::int64_t head_dim, std::int64_t keys, Scratch& scratch)

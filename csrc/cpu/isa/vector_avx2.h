@@ -13,6 +13,8 @@ struct Vector {
   using Mask = __m256;  // all bits of a lane, or none
   static constexpr int lanes = 8;
   static constexpr int strip_rows = 6;  // 6 rows of 2 vectors are 12 accumulators, beside 2 operands and a broadcast
+  // Keys of a block of attention's forward and of a piece of its backward.
+  static constexpr int forward_keys = 128, backward_keys = 256;
 
   static Float zero() { return _mm256_setzero_ps(); }
   static Float broadcast(float x) { return _mm256_set1_ps(x); }
@@ -24,6 +26,12 @@ struct Vector {
   static Float maximum(Float a, Float b) { return _mm256_max_ps(a, b); }
   static Float minimum(Float a, Float b) { return _mm256_min_ps(a, b); }
   static Float nearest(Float x) { return _mm256_round_ps(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
+  // The nearest integer and the rest; anything below -126.
+  static void split(Float x, Float& n, Float& f) {
+    const Float bounded = maximum(broadcast(-126.0f), x);
+    n = nearest(bounded);
+    f = bounded - n;
+  }
   // x * 2^n for integers n from -126 to 127 and x of 1/2 to 2.
   static Float scale_by_power(Float x, Float n) {
     return _mm256_castsi256_ps(_mm256_add_epi32(_mm256_castps_si256(x), _mm256_slli_epi32(_mm256_cvtps_epi32(n), 23)));

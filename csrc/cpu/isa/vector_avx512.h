@@ -18,6 +18,8 @@ struct Vector {
   using Mask = __mmask16;
   static constexpr int lanes = 16;
   static constexpr int strip_rows = 12;  // 12 rows of 2 vectors are 24 accumulators; scalars come straight from memory
+  // Keys of a block of attention's forward and of a piece of its backward. 128 and 256 measured 7% slower.
+  static constexpr int forward_keys = 512, backward_keys = 512;
 
   static Float zero() { return _mm512_setzero_ps(); }
   static Float broadcast(float x) { return _mm512_set1_ps(x); }
@@ -28,7 +30,11 @@ struct Vector {
   // The second argument where either is NaN.
   static Float maximum(Float a, Float b) { return _mm512_max_ps(a, b); }
   static Float minimum(Float a, Float b) { return _mm512_min_ps(a, b); }
-  static Float nearest(Float x) { return _mm512_roundscale_ps(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
+  // The nearest integer and the rest; anything below -126.
+  static void split(Float x, Float& n, Float& f) {
+    f = _mm512_reduce_ps(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+    n = x - f;
+  }
   // x * 2^n for integers n from -126 to 127 and x of 1/2 to 2.
   static Float scale_by_power(Float x, Float n) { return _mm512_scalef_ps(x, n); }
 

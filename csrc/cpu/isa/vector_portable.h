@@ -14,6 +14,8 @@ struct Vector {
   typedef std::int32_t Mask __attribute__((vector_size(16)));  // all bits of a lane, or none
   static constexpr int lanes = 4;
   static constexpr int strip_rows = 6;
+  // Keys of a block of attention's forward and of a piece of its backward.
+  static constexpr int forward_keys = 128, backward_keys = 256;
 
   static Float zero() { return Float{0, 0, 0, 0}; }
   static Float broadcast(float x) { return Float{x, x, x, x}; }
@@ -32,6 +34,12 @@ struct Vector {
     const Float magic = broadcast(12582912.0f);  // 1.5 * 2^23: adding it leaves no room for a fraction
     volatile Float shifted = x + magic;          // or the compiler may cancel the two
     return shifted - magic;
+  }
+  // The nearest integer and the rest; anything below -126.
+  static void split(Float x, Float& n, Float& f) {
+    const Float bounded = maximum(broadcast(-126.0f), x);
+    n = nearest(bounded);
+    f = bounded - n;
   }
   // x * 2^n for integers n from -126 to 127 and x of 1/2 to 2.
   static Float scale_by_power(Float x, Float n) {
