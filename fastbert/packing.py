@@ -177,7 +177,8 @@ def select_last(x: Tensor, cu_seqlens: Tensor) -> Tensor:
 
 
 def _select_edge(x: Tensor, rows: Tensor, cu_seqlens: Tensor) -> Tensor:
-    if x.shape[0] == 0:
+    # A graph is traced for any number of rows: to ask whether there are none would break it.
+    if not torch.compiler.is_compiling() and x.shape[0] == 0:
         return x.new_zeros(rows.numel(), *x.shape[1:])
     selected = x.index_select(0, rows.clamp(0, x.shape[0] - 1))
     occupied = (cu_seqlens[1:] > cu_seqlens[:-1]).view(-1, *[1] * (x.dim() - 1))

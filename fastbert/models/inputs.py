@@ -7,6 +7,7 @@ what the caller gets back.
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -116,7 +117,7 @@ def pack_inputs(
         attention_mask = attention_mask[..., -shape[-1] :]
     same = {"attention_mask": attention_mask, "token_type_ids": token_type_ids, "labels": token_labels}
     _check_shapes(shape, same, position_ids)
-    rows, seq = shape[:-1].numel(), shape[-1]
+    rows, seq = math.prod(shape[:-1]), shape[-1]  # numel() would fix the sizes of a traced graph
     mask = None if attention_mask is None else attention_mask.reshape(rows, seq)
     padding = Padding.none(rows, seq, tokens.device) if mask is None else Padding.from_mask(mask)
     total = padding.indices.numel()

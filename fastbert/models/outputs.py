@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from torch.utils import _pytree as pytree
+
 FIELDS = (
     "loss",
     "logits",
@@ -44,3 +46,21 @@ class ModelOutput(dict[str, Any]):
     def to_tuple(self) -> tuple[Any, ...]:
         """The values alone, in order."""
         return tuple(self.values())
+
+
+def _values_and_names(output: ModelOutput) -> tuple[list[Any], list[str]]:
+    return list(output.values()), list(output)
+
+
+def _from_values(values: Iterable[Any], names: Iterable[str]) -> ModelOutput:
+    return ModelOutput(zip(names, values, strict=True))
+
+
+# So that torch.export can return one, DDP finds the tensors in one, and vmap passes through one.
+pytree.register_pytree_node(
+    ModelOutput,
+    _values_and_names,
+    _from_values,
+    serialized_type_name=f"{ModelOutput.__module__}.{ModelOutput.__qualname__}",
+    flatten_with_keys_fn=lambda output: ([(pytree.MappingKey(name), output[name]) for name in output], list(output)),
+)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import hashlib
+import importlib
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -82,13 +83,20 @@ class Task:
 class LossTerms(nn.Module):
     """The model seen as packed batch -> loss terms, so that DDP and torch.compile wrap exactly what training runs."""
 
-    def __init__(self, model: PretrainedModel, options: Mapping[str, bool]) -> None:
+    def __init__(self, model: PretrainedModel, options: Mapping[str, bool], *, compiled: bool = False) -> None:
         super().__init__()
         self.model = model
         self.options = dict(options)
+        self.loss_terms, self.tracing = model.loss_terms, contextlib.nullcontext()
+        if compiled:
+            self.loss_terms = torch.compile(model.loss_terms, dynamic=True)
+            # Which tokens have a target decides shapes: without this a graph would end there.
+            dynamo = importlib.import_module("torch._dynamo.config")  # a second that others need not wait
+            self.tracing = dynamo.patch(capture_dynamic_output_shape_ops=True)
 
     def forward(self, batch: PackedBatch) -> dict[str, LossTerm]:
-        return self.model.loss_terms(batch, **self.options)
+        with self.tracing:
+            return self.loss_terms(batch, **self.options)
 
 
 class Trainer:
@@ -115,9 +123,7 @@ class Trainer:
         self.optimizer = build_optimizer(
             self.model, learning_rate=config.learning_rate, weight_decay=config.weight_decay
         )
-        loss_module: nn.Module = LossTerms(self.model, task.loss_options)
-        if config.compile:
-            loss_module.compile(dynamic=True)
+        loss_module = LossTerms(self.model, task.loss_options, compiled=config.compile)
         self.loss_module = accelerator.prepare_model(loss_module)
 
         self.identity = self._identity()

@@ -259,42 +259,6 @@ def test_a_model_learns() -> None:
         assert loss < 0.5, family
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("family", peers.FAMILIES)
-def test_the_transformer_compiles_without_a_break(family: str) -> None:
-    model, batch = build(family, "model", **DROPOUT), batch_for(family)
-    torch.manual_seed(1)
-    expected = model(batch).last_hidden_state
-    model.transformer.compile(fullgraph=True, backend="aot_eager")
-    torch.manual_seed(1)
-    actual = model(batch).last_hidden_state
-    torch.testing.assert_close(actual, expected, atol=1e-6, rtol=1e-6)
-
-
-@pytest.mark.slow
-def test_loss_terms_compile() -> None:
-    class Losses(nn.Module):
-        def __init__(self, model: PretrainedModel) -> None:
-            super().__init__()
-            self.model = model
-
-        def forward(self, batch: PackedBatch) -> Any:
-            return self.model.loss_terms(batch)
-
-    model, batch = build("bert", **DROPOUT), batch_for("bert")
-    loss, gradients = loss_and_gradients(model, batch, seed=1)
-    module = Losses(model)
-    module.compile(dynamic=True, backend="aot_eager")
-    model.zero_grad()
-    torch.manual_seed(1)
-    term = module(batch)["mlm"]
-    term.mean().backward()
-    torch.testing.assert_close(term.mean(), loss)
-    for name, parameter in model.named_parameters():
-        if name in gradients:
-            torch.testing.assert_close(parameter.grad, gradients[name], atol=1e-5, rtol=1e-4)
-
-
 def test_bert_for_pretraining_without_pairs_has_no_next_sentence_loss() -> None:
     model: BertForPreTraining = build("bert")
     assert list(model.loss_terms(batch_for("bert"))) == ["mlm"]

@@ -194,6 +194,16 @@ def test_gradient_checkpointing_changes_nothing(corpus, tmp_path):
     assert all(torch.allclose(plain[name], checkpointed[name], atol=1e-6) for name in plain)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("model", FAMILIES)
+def test_compiling_changes_rounding_alone(model, corpus, tmp_path):
+    """Without dropout, whose random numbers a compiled graph draws in an order of its own."""
+    pretrain(config(model, corpus, tmp_path / "plain", steps=3, dropout=0.0))
+    pretrain(config(model, corpus, tmp_path / "compiled", steps=3, dropout=0.0, compile=True))
+    plain, compiled = weights(tmp_path / "plain"), weights(tmp_path / "compiled")
+    assert all(torch.allclose(plain[name], compiled[name], atol=1e-4) for name in plain)
+
+
 def test_bf16_trains_float32_master_weights(corpus, tmp_path):
     result = pretrain(config("bert-tiny", corpus, tmp_path / "run", steps=4, precision="bf16", dropout=0.0))
     exact = pretrain(config("bert-tiny", corpus, tmp_path / "exact", steps=4, dropout=0.0))
