@@ -1,4 +1,4 @@
-"""The command line: ``fastbert pretrain | finetune | evaluate | predict | generate | fill-mask | doctor | demo``.
+"""The command line, ``fastbert COMMAND``: what there is, ``fastbert --help`` says.
 
 Options are the fields of the same dataclasses that the Python calls take. Bad input ends with one sentence and exit
 status 2, an interruption with 130; ``FASTBERT_DEBUG=1`` shows the traceback instead.
@@ -18,6 +18,7 @@ import fastbert
 if TYPE_CHECKING:
     from jsonargparse import ArgumentParser
 
+    from fastbert.embedding import EmbedConfig
     from fastbert.inference import EvaluateConfig, FillMaskConfig, GenerateConfig, PredictConfig
     from fastbert.training import RunResult
 
@@ -108,6 +109,7 @@ def _build_parser() -> tuple[ArgumentParser, dict[str, Command]]:
 def _commands() -> dict[str, Command]:
     from fastbert import inference
     from fastbert.demo import DemoConfig, run_demo
+    from fastbert.embedding import EmbedConfig
     from fastbert.training import FinetuneConfig, PretrainConfig, finetune, pretrain
 
     return {
@@ -115,6 +117,7 @@ def _commands() -> dict[str, Command]:
         "finetune": Command(FinetuneConfig, lambda c: _report(finetune(c)), "Fine-tune a model on labelled text."),
         "evaluate": Command(inference.EvaluateConfig, _evaluate, "Measure a fine-tuned model on labelled text."),
         "predict": Command(inference.PredictConfig, _predict, "Label texts with a fine-tuned model."),
+        "embed": Command(EmbedConfig, _embed, "Give texts vectors that are near where they mean the same."),
         "generate": Command(inference.GenerateConfig, _generate, "Continue a prompt with a GPT."),
         "fill-mask": Command(inference.FillMaskConfig, _fill_mask, "Fill the masks of a text with a BERT."),
         "doctor": Command(_Nothing, _doctor, "Say what fastbert runs on, which backend would run, and why."),
@@ -150,6 +153,13 @@ def _predict(config: PredictConfig) -> None:
     from fastbert.inference import predict
 
     print(f"{len(predict(config))} predictions in {config.output}")
+
+
+def _embed(config: EmbedConfig) -> None:
+    from fastbert.embedding import embed
+
+    texts, width = embed(config).shape
+    print(f"{texts} vectors of {width} numbers in {config.output}")
 
 
 def _generate(config: GenerateConfig) -> None:

@@ -17,12 +17,14 @@ _CLASSES: tuple[type[PretrainedModel], ...] = (
     bert.BertForTokenClassification,
     bert.BertForQuestionAnswering,
     bert.BertForMultipleChoice,
+    bert.BertForSentenceEmbedding,
     gpt.GPTModel,
     gpt.GPTForPreTraining,
     gpt.GPTForSequenceClassification,
     gpt.GPTForTokenClassification,
     gpt.GPTForQuestionAnswering,
     gpt.GPTForMultipleChoice,
+    gpt.GPTForSentenceEmbedding,
     gpt.GPTForSimilarity,
 )
 
@@ -34,7 +36,8 @@ def architecture(family: str, purpose: str) -> type[PretrainedModel]:
     """The class for a family ("bert", "openai-gpt", "gpt2") and a purpose.
 
     Purposes: "model", "pretraining", "classification", "token-classification", "question-answering",
-    "multiple-choice", for BERT also "masked-lm" and for GPT "similarity". ValueError for what is not there.
+    "multiple-choice", "embedding", for BERT also "masked-lm" and for GPT "similarity". ValueError for what is not
+    there.
     """
     if family not in FAMILIES:
         raise ValueError(f"family must be one of {', '.join(FAMILIES)}, got {family!r}")

@@ -9,6 +9,7 @@ from torch import Tensor
 from fastbert.models import tasks
 from fastbert.models.base import Encoded, PretrainedModel
 from fastbert.models.config import BERT_FAMILIES, TransformerConfig
+from fastbert.models.embedding import SentenceEmbedder
 from fastbert.models.heads import Classifier, Summary, VocabularyHead, zero_empty
 from fastbert.models.inputs import ModelInputs, pack_inputs
 from fastbert.models.losses import LossTerm, check_count, count_targets, cross_entropy_term, target_rows
@@ -200,6 +201,12 @@ class BertForQuestionAnswering(tasks.QuestionAnswerer):
 
 class BertForMultipleChoice(tasks.MultipleChoice):
     """The right one of several continuations."""
+
+    families = BERT_FAMILIES
+
+
+class BertForSentenceEmbedding(SentenceEmbedder):
+    """A unit vector for each text."""
 
     families = BERT_FAMILIES
 

@@ -21,6 +21,7 @@ _COUNTS = (
     "max_position_embeddings",
     "num_labels",
 )
+POOLINGS = ("mean", "cls", "last")
 PROBLEM_TYPES = ("regression", "single_label_classification", "multi_label_classification")
 
 
@@ -51,6 +52,8 @@ class TransformerConfig:
         classifier_bias: whether GPT's sequence-level heads have a bias (Hugging Face's do not, the paper's do).
         num_labels: width of a classification head; 1 is regression.
         id2label, label2id: names of the labels; each is made from the other where only one is given.
+        pooling: what stands for a sequence in sentence embeddings: the "mean" of its tokens, the "cls" (first) or the
+            "last" of them.
         problem_type: None decides from ``num_labels`` and the labels' dtype, as Hugging Face does.
         pad_token_id, bos_token_id, eos_token_id: kept for tokenisers and generation; no computation depends on them.
     """
@@ -74,6 +77,7 @@ class TransformerConfig:
     num_labels: int = 2
     id2label: dict[int, str] | None = None
     label2id: dict[str, int] | None = None
+    pooling: str = "mean"
     problem_type: str | None = None
     pad_token_id: int | None = None
     bos_token_id: int | None = None
@@ -139,6 +143,8 @@ class TransformerConfig:
             values["embedding_dropout_prob"] = self.embedding_dropout_prob  # a key of ours, which others ignore
         if self.classifier_bias:
             values["classifier_bias"] = True  # likewise
+        if self.pooling != "mean":
+            values["pooling"] = self.pooling  # likewise
         if self.id2label is not None:
             values["id2label"] = {str(index): name for index, name in self.id2label.items()}
             values["label2id"] = dict(self.label2id or {})
@@ -176,6 +182,7 @@ class TransformerConfig:
         if isinstance(fields.get("eos_token_id"), list):
             fields["eos_token_id"] = fields["eos_token_id"][0]  # several end tokens: the first is the canonical one
         fields["classifier_bias"] = bool(values.get("classifier_bias", False))
+        fields["pooling"] = values.get("pooling", "mean")
         if values.get("id2label"):
             fields["id2label"] = {int(index): name for index, name in values["id2label"].items()}
         fields["num_labels"] = len(fields["id2label"]) if "id2label" in fields else values.get("num_labels", 2)
@@ -207,6 +214,7 @@ class TransformerConfig:
     def _check_choices(self) -> None:
         _require("family", self.family, self.family in FAMILIES, f"one of {', '.join(FAMILIES)}")
         _require("hidden_act", self.hidden_act, self.hidden_act in ACTIVATIONS, f"one of {', '.join(ACTIVATIONS)}")
+        _require("pooling", self.pooling, self.pooling in POOLINGS, f"one of {', '.join(POOLINGS)}")
         if self.problem_type is not None:
             allowed = f"None or one of {', '.join(PROBLEM_TYPES)}"
             _require("problem_type", self.problem_type, self.problem_type in PROBLEM_TYPES, allowed)

@@ -15,6 +15,7 @@ from fastbert.models.base import Encoded, PretrainedModel
 from fastbert.models.cache import KeyValueCache
 from fastbert.models.config import GPT_FAMILIES, TransformerConfig
 from fastbert.models.decoding import StopWhen
+from fastbert.models.embedding import SentenceEmbedder
 from fastbert.models.generation import Streamer
 from fastbert.models.generation_config import GenerationConfig
 from fastbert.models.heads import VocabularyHead, zero_empty
@@ -199,6 +200,12 @@ class GPTForQuestionAnswering(tasks.QuestionAnswerer):
 
 class GPTForMultipleChoice(tasks.MultipleChoice):
     """The right one of several [Start] context [Delim] answer [Extract]; the choices share one classifier dropout."""
+
+    families = GPT_FAMILIES
+
+
+class GPTForSentenceEmbedding(SentenceEmbedder):
+    """A unit vector for each text."""
 
     families = GPT_FAMILIES
 

@@ -16,6 +16,7 @@ FIELDS = (
     "end_logits",
     "last_hidden_state",
     "pooler_output",
+    "sentence_embedding",
     "past_key_values",
     "hidden_states",
     "attentions",
