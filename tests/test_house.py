@@ -19,9 +19,10 @@ BELOW = {
     "integrations": {"packing", "ops"},
     "data": {"files", "hub", "packing"},
     "training": {"files", "packing", "ops", "models", "data", "_C"},
+    "embedding": {"files", "packing", "models", "data", "training"},
     "inference": {"files", "packing", "models", "data", "training"},
     "demo": {"files", "data", "environment", "inference", "training"},
-    "cli": {"demo", "environment", "inference", "training"},
+    "cli": {"demo", "embedding", "environment", "inference", "training"},
 }
 
 
