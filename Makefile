@@ -4,6 +4,8 @@
 #   make demo       install, then the main job on real text
 #   make test       install, then the ordinary tests; make test-all also runs the long matrices
 #   make test-emulated    install, then the AVX-512 and AMX kernels on emulated instructions, where there is AVX2
+#   make cuda       install, then the extension with CUDA kernels for every generation of GPUs from the A100 on, GPU or not;
+#                   needs nvcc of CUDA 12.8 or newer. (Where there are nvcc and a GPU, make install builds for that GPU.)
 #   make bench      install, then the benchmarks of this machine's CPU and their report in benchmarks/results; about ten
 #                   minutes on two cores, BENCH_FLAGS=--full adds the rows that take longer
 #   make sanitize   install, then the compiled kernels' tests on a build that stops at wrong memory and undefined
@@ -25,9 +27,9 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 CPP_SOURCES := $(shell find csrc -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh')
 # What the installed package depends on; Python sources are not among it, the installation being editable.
-INSTALL_SOURCES := setup.py pyproject.toml constraints/dev.txt $(CPP_SOURCES)
+INSTALL_SOURCES := setup.py csrc/cuda/cuda_build.py pyproject.toml constraints/dev.txt $(CPP_SOURCES)
 
-.PHONY: install demo test test-all test-emulated bench sanitize lint format clean
+.PHONY: install demo test test-all test-emulated cuda bench sanitize lint format clean
 
 install: $(STAMP)
 
@@ -52,6 +54,11 @@ test-all: install
 test-emulated: install
 	FASTBERT_EMULATE_ISA=1 $(BIN)/python setup.py -q build --build-lib build/emulated --build-temp build/emulated-temp
 	FASTBERT_EMULATED=build/emulated $(BIN)/python -m pytest -m "" tests/test_emulated_intrinsics.py $(PYTEST_FLAGS)
+
+# In place of what the editable installation has built; its objects are used again.
+cuda: install
+	FASTBERT_CUDA=1 $(BIN)/python setup.py -q build_ext --inplace
+	$(BIN)/python -c 'from fastbert import _C; assert _C.cuda_kernels(), _C; print(_C.build_info()["cuda"])'
 
 bench: install
 	@rm -f runs/benchmarks.json

@@ -4,9 +4,11 @@ No torch is needed: the extension includes no torch header. Switches, all enviro
 
     CXX                   the C++ compiler (default: the first of g++, clang++, c++)
     CXXFLAGS, LDFLAGS     appended to the flags below
-    MAX_JOBS              compilations at a time (default: ninja's own choice)
-    FASTBERT_CUDA         0: no CUDA kernels; 1 is refused while there are none
-    FASTBERT_CUDA_ARCHS   for which GPUs, such as "80;90"; refused while there are no CUDA kernels
+    MAX_JOBS              compilations at a time (default: ninja's own choice, fewer where CUDA would fill the memory)
+    FASTBERT_CUDA         0: no CUDA kernels; 1: kernels for every GPU generation, GPU or not. By default they are built
+                          for the GPU that is there, if nvcc of CUDA 12.8 or newer is
+    FASTBERT_CUDA_ARCHS   kernels for these compute capabilities, such as "80;90", GPU or not
+    CUDA_HOME             where bin/nvcc is (default: the one on PATH, then /usr/local/cuda)
     FASTBERT_EMULATE_ISA  1: AVX-512 and AMX are played by tests/emulated_intrinsics, so that their kernels run, slowly,
                           on any machine with AVX2: to test them, never to use them (see CONTRIBUTING.md)
 """
@@ -29,15 +31,20 @@ from setuptools.command.build_ext import build_ext
 
 ROOT = Path(__file__).resolve().parent
 CSRC = ROOT / "csrc"
+sys.path.insert(0, str(CSRC / "cuda"))
+
+import cuda_build  # noqa: E402, not installed, hence not importable without the line above
+
 BINDINGS = tuple(sorted(CSRC.glob("bindings*.cpp")))
 
 CXX_FLAGS = ("-std=c++17", "-O3", "-fPIC", "-fvisibility=hidden", "-Wall", "-Wextra")
 LINK_FLAGS = ("-shared", "-Wl,-O1", "-Wl,--as-needed")
 AVX2_FLAGS = ("-mavx2", "-mfma", "-mf16c")
 AVX512_FLAGS = ("-mavx512f", "-mavx512bw", "-mavx512cd", "-mavx512dq", "-mavx512vl", "-mfma", "-mf16c")
-AMX_FLAGS = (*AVX512_FLAGS, "-mavx512bf16", "-mamx-tile", "-mamx-bf16")
+AVX512_BF16_FLAGS = (*AVX512_FLAGS, "-mavx512bf16")
+AMX_FLAGS = (*AVX512_BF16_FLAGS, "-mamx-tile", "-mamx-bf16")
 # Only files whose names end so may contain these instructions; which of them runs is decided when the program runs.
-ISA_FLAGS = {"_avx2": AVX2_FLAGS, "_avx512": AVX512_FLAGS, "_amx": AMX_FLAGS}
+ISA_FLAGS = {"_avx2": AVX2_FLAGS, "_avx512": AVX512_FLAGS, "_avx512_bf16": AVX512_BF16_FLAGS, "_amx": AMX_FLAGS}
 
 # A function for every instruction, and all of them inlined where a kernel insists on it, took the compiler minutes a
 # file: here nobody may insist. Products and sums are not fused, so each operation is the one that is written.
@@ -100,6 +107,12 @@ def knows_amx(compiler: Sequence[str]) -> bool:
     return compiles(compiler, "#include <immintrin.h>\nint main() { _tile_dpbf16ps(0, 1, 2); }\n", AMX_FLAGS)
 
 
+def knows_avx512_bf16(compiler: Sequence[str]) -> bool:
+    """Whether compiler and assembler know the dot products of bfloat16 (GCC 10, clang 9)."""
+    program = "#include <immintrin.h>\nint main() { __m512 x{}; x = _mm512_dpbf16_ps(x, __m512bh{}, __m512bh{}); }\n"
+    return compiles(compiler, program, AVX512_BF16_FLAGS)
+
+
 def emulates(environment: Mapping[str, str], x86_64: bool) -> bool:
     """Whether AVX-512 and AMX are to be emulated, having checked that they can be."""
     wanted = environment.get("FASTBERT_EMULATE_ISA", "")
@@ -119,26 +132,28 @@ def isa_flags(
     x86_64 = targets_x86_64(compiler)
     if emulates(environment, x86_64):
         print("fastbert: AVX-512 and AMX are emulated in this build, which is for tests")
-        return {**ISA_FLAGS, "_avx512": EMULATION_FLAGS, "_amx": EMULATION_FLAGS}, ("-DFASTBERT_EMULATED_ISA",)
+        emulated = dict.fromkeys(("_avx512", "_avx512_bf16", "_amx"), EMULATION_FLAGS)
+        return {**ISA_FLAGS, **emulated}, ("-DFASTBERT_EMULATED_ISA",)
     if not x86_64:
         return {}, ()
-    if knows_amx(compiler):
-        return ISA_FLAGS, ()
-    print(f"fastbert: {shlex.join(compiler)} does not know AMX, as GCC 11 and clang 12 do: no kernels for it")
-    return {**ISA_FLAGS, "_amx": ()}, ("-DFASTBERT_NO_AMX",)
+    by_suffix, flags = dict(ISA_FLAGS), []
+    if not knows_amx(compiler):
+        print(f"fastbert: {shlex.join(compiler)} does not know AMX, as GCC 11 and clang 12 do: no kernels for it")
+        by_suffix["_amx"] = ()
+        flags += ["-DFASTBERT_NO_AMX"]
+    if not knows_avx512_bf16(compiler):
+        print(f"fastbert: {shlex.join(compiler)} does not know AVX512-BF16 (GCC 10 and clang 9 do): no kernels for it")
+        by_suffix["_avx512_bf16"] = ()
+        flags += ["-DFASTBERT_NO_AVX512_BF16"]
+    return by_suffix, tuple(flags)
 
 
-def cuda_report(environment: Mapping[str, str]) -> str:
-    """What the build says about CUDA, having checked the switches."""
-    wanted, architectures = environment.get("FASTBERT_CUDA", ""), environment.get("FASTBERT_CUDA_ARCHS", "")
-    if wanted not in ("", "0", "1"):
-        raise fail(f"FASTBERT_CUDA is {wanted!r}: allowed are 0 and 1")
-    if architectures and not re.fullmatch(r"\d{2,3}(;\d{2,3})*", architectures):
-        raise fail(f"FASTBERT_CUDA_ARCHS is {architectures!r}: allowed are numbers such as '80;90'")
-    if wanted == "1" or (architectures and wanted != "0"):
-        switch = "FASTBERT_CUDA" if wanted == "1" else "FASTBERT_CUDA_ARCHS"
-        raise fail(f"{switch} asks for CUDA kernels, but this version has none: unset it")
-    return "no kernels in this version"
+def cuda_choice(environment: Mapping[str, str]) -> cuda_build.CudaBuild | str:
+    """The CUDA kernels to build, or why there are none."""
+    try:
+        return cuda_build.choose(environment)
+    except cuda_build.CudaBuildError as error:
+        raise fail(str(error)) from None
 
 
 def ninja_command() -> list[str]:
@@ -167,9 +182,13 @@ def ninja_file(
     flags: Sequence[str],
     by_suffix: Mapping[str, Sequence[str]],
     link_flags: Sequence[str],
+    cuda: cuda_build.CudaBuild | str,
     output: Path,
 ) -> str:
-    """The text of build.ninja: one object for each file in csrc/, linked to ``output``; run in the build folder."""
+    """The text of build.ninja: one object for each file in csrc/, linked to ``output``; run in the build folder.
+
+    CUDA sources give an object for each instance.
+    """
     import pybind11
 
     # For the bindings alone: pip builds with another copy of pybind11 each time, which must not make every file stale.
@@ -194,18 +213,31 @@ def ninja_file(
         lines += [f"build {objects[-1]}: compile {escape(str(source))}"]
         own_flags = includes if source in BINDINGS else flags_of(source, by_suffix)
         lines += [f"  own_flags = {shlex.join(own_flags).replace('$', '$$')}"]
+    if isinstance(cuda, cuda_build.CudaBuild):
+        lines += cuda.ninja_rule(compiler)
+        for source, name, own_flags in cuda.objects():
+            objects.append(escape(f"cuda/{name}.o"))
+            lines += [f"build {objects[-1]}: compile_cuda {escape(str(source))}"]
+            lines += [f"  own_flags = {shlex.join(own_flags).replace('$', '$$')}"]
     lines += [f"build {escape(str(output))}: link {' '.join(objects)}", f"default {escape(str(output))}"]
     return "\n".join(lines) + "\n"
 
 
-def config_header(version: str, flags: Sequence[str], cuda: str) -> str:
+def config_header(version: str, flags: Sequence[str], cuda: cuda_build.CudaBuild | str) -> str:
     """build_config.h: what ``fastbert._C.build_info()`` reports."""
 
     def quoted(text: str) -> str:
         return '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'
 
-    values = {"VERSION": version, "FLAGS": shlex.join(flags), "CUDA": cuda}
-    return "".join(f"#define FASTBERT_{name} {quoted(value)}\n" for name, value in values.items())
+    values = {"VERSION": version, "FLAGS": shlex.join(flags)}
+    if isinstance(cuda, cuda_build.CudaBuild):
+        values |= {"CUDA": cuda.report, "CUDA_RUNTIME": cuda.toolkit.release}
+        values |= {"CUDA_BINARIES": ";".join(map(str, cuda.architectures)), "CUDA_PTX": ";".join(map(str, cuda.ptx))}
+    else:
+        values |= {"CUDA": cuda, "CUDA_RUNTIME": "", "CUDA_BINARIES": "", "CUDA_PTX": ""}
+    lines = [f"#define FASTBERT_{name} {quoted(value)}" for name, value in values.items()]
+    lines += [f"#define FASTBERT_CUDA_KERNELS {int(isinstance(cuda, cuda_build.CudaBuild))}"]
+    return "\n".join(lines) + "\n"
 
 
 def write_if_changed(path: Path, text: str) -> None:
@@ -226,23 +258,28 @@ class NinjaBuild(build_ext):
         """Write build.ninja and run it."""
         compiler = find_compiler(os.environ)
         check_compiler(compiler)
-        cuda = cuda_report(os.environ)
+        cuda = cuda_choice(os.environ)
         openmp = openmp_flags(compiler)
         by_suffix, isa = isa_flags(compiler, os.environ)
         flags = [*CXX_FLAGS, *openmp, *isa, *shlex.split(os.environ.get("CXXFLAGS", ""))]
         link_flags = [*LINK_FLAGS, *openmp, *shlex.split(os.environ.get("LDFLAGS", ""))]
+        jobs = ["-j", os.environ["MAX_JOBS"]] if os.environ.get("MAX_JOBS") else []
+        if isinstance(cuda, cuda_build.CudaBuild):
+            link_flags += [f"-L{cuda.toolkit.libraries}", "-lcudart_static", "-ldl", "-lrt", "-lpthread"]
+            jobs = jobs or ["-j", str(cuda_build.jobs(os.cpu_count() or 1))]
+        report = cuda if isinstance(cuda, str) else cuda.report
+        print(f"fastbert: CUDA: {report}")
 
         folder = self.build_folder()
         folder.mkdir(parents=True, exist_ok=True)
         output = Path(self.get_ext_fullpath(ext.name)).resolve()
         output.parent.mkdir(parents=True, exist_ok=True)
         write_if_changed(folder / "build_config.h", config_header(self.distribution.get_version(), flags, cuda))
-        write_if_changed(folder / "build.ninja", ninja_file(compiler, flags, by_suffix, link_flags, output))
+        write_if_changed(folder / "build.ninja", ninja_file(compiler, flags, by_suffix, link_flags, cuda, output))
 
-        jobs = ["-j", os.environ["MAX_JOBS"]] if os.environ.get("MAX_JOBS") else []
         if subprocess.run([*ninja_command(), "-C", str(folder), *jobs]).returncode != 0:
             raise fail("the extension did not compile: the compiler's messages are above")
-        print(f"fastbert: built {output.name} with {shlex.join(compiler)}; CUDA: {cuda}")
+        print(f"fastbert: built {output.name} with {shlex.join(compiler)}; CUDA: {report}")
 
 
 setup(

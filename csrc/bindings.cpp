@@ -115,6 +115,9 @@ py::dict build_info() {
   info["cpp_standard"] = static_cast<std::int64_t>(__cplusplus);
   info["flags"] = FASTBERT_FLAGS;
   info["cuda"] = FASTBERT_CUDA;
+  info["cuda_runtime"] = FASTBERT_CUDA_RUNTIME;
+  info["cuda_binaries"] = FASTBERT_CUDA_BINARIES;
+  info["cuda_ptx"] = FASTBERT_CUDA_PTX;
 #if defined(_OPENMP)
   info["openmp"] = std::to_string(_OPENMP);
 #else
@@ -147,5 +150,6 @@ PYBIND11_MODULE(_C, module, py::mod_gil_not_used()) {
              "offset"_a, "site"_a, "num_threads"_a, release_gil(),
              "Fill (rows, columns) uint8 with element-wise dropout's bytes.");
   fastbert::bind_attention(module);
+  fastbert::bind_cuda(module);
   fastbert::bind_elementwise(module);
 }

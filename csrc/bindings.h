@@ -17,6 +17,7 @@ void check_range(const char* name, std::int64_t value, std::int64_t low, std::in
 DType dtype_of(const std::string& name);
 
 void bind_attention(pybind11::module_& module);
+void bind_cuda(pybind11::module_& module);
 void bind_elementwise(pybind11::module_& module);
 
 }  // namespace fastbert

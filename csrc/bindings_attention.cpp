@@ -1,9 +1,10 @@
 // Attention's door to Python: addresses, sizes and strides into the plain structs that kernels take.
+#include "bindings_attention.h"
+
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
 #include <algorithm>
-#include <array>
 #include <cstdint>
 #include <optional>
 #include <stdexcept>
@@ -17,38 +18,16 @@ namespace py = pybind11;
 namespace fastbert {
 namespace {
 
-using Address = std::uintptr_t;
-using Strides = std::array<std::int64_t, 3>;  // batch, row, head
-
 AttentionStrides strides_of(const Strides& strides) { return {strides[0], strides[1], strides[2]}; }
 
 std::int64_t window_of(std::optional<std::int64_t> side) {
   return std::clamp(side.value_or(kUnboundedWindow), -kUnboundedWindow, kUnboundedWindow);
 }
 
-template <class Pointer>
-Pointer* pointer(Address address) {
-  return reinterpret_cast<Pointer*>(address);
-}
-
 void check_address(const char* name, Address address, std::int64_t rows) {
   if (address != 0 || rows == 0) return;
   throw std::invalid_argument(std::string(name) + " is null: it must be the address of a tensor, unless that is empty");
 }
-
-struct Problem {
-  std::string dtype;
-  std::int64_t batch, heads, kv_heads, head_dim, seq_q, seq_k, total_q, total_k;
-  Address cu_seqlens_q, cu_seqlens_k, key_padding_mask;
-  std::optional<std::int64_t> window_left, window_right;
-  double scale;
-  int dropout_threshold;
-  Address rng;
-  int num_threads;
-
-  std::int64_t rows_q() const { return cu_seqlens_q == 0 ? batch * seq_q : total_q; }
-  std::int64_t rows_k() const { return cu_seqlens_k == 0 ? batch * seq_k : total_k; }
-};
 
 // What C++ could not survive; see bindings.cpp.
 void check(const Problem& problem) {
@@ -93,12 +72,13 @@ void fill(AttentionParams& params, const Problem& problem) {
   params.window_right = window_of(problem.window_right);
   params.scale = static_cast<float>(problem.scale);
   params.dropout_threshold = problem.dropout_threshold;
-  params.seed = 0;
-  params.offset = 0;
-  if (problem.dropout_threshold > 0) {
-    params.seed = pointer<const std::uint64_t>(problem.rng)[0];
-    params.offset = static_cast<std::uint32_t>(pointer<const std::uint64_t>(problem.rng)[1]);
-  }
+}
+
+// For kernels on the CPU, where the rng can be read.
+void read_rng(AttentionParams& params, const Problem& problem) {
+  if (problem.dropout_threshold == 0) return;
+  params.seed = pointer<const std::uint64_t>(problem.rng)[0];
+  params.offset = static_cast<std::uint32_t>(pointer<const std::uint64_t>(problem.rng)[1]);
 }
 
 void set_inputs(AttentionParams& params, const Problem& problem, Address q, const Strides& q_strides, Address k,
@@ -116,6 +96,25 @@ void set_inputs(AttentionParams& params, const Problem& problem, Address q, cons
 
 void forward(const Problem& problem, Address q, const Strides& q_strides, Address k, const Strides& k_strides,
              Address v, const Strides& v_strides, Address out, Address lse) {
+  AttentionForwardParams params = forward_params(problem, q, q_strides, k, k_strides, v, v_strides, out, lse);
+  read_rng(params, problem);
+  attention_forward(params, problem.num_threads);
+}
+
+void backward(const Problem& problem, Address q, const Strides& q_strides, Address k, const Strides& k_strides,
+              Address v, const Strides& v_strides, Address out, Address lse, Address dout, const Strides& dout_strides,
+              Address dlse, Address dq, Address dk, Address dv) {
+  AttentionBackwardParams params = backward_params(problem, q, q_strides, k, k_strides, v, v_strides, out, lse, dout,
+                                                   dout_strides, dlse, dq, dk, dv);
+  read_rng(params, problem);
+  attention_backward(params, problem.num_threads);
+}
+
+}  // namespace
+
+AttentionForwardParams forward_params(const Problem& problem, Address q, const Strides& q_strides, Address k,
+                                      const Strides& k_strides, Address v, const Strides& v_strides, Address out,
+                                      Address lse) {
   AttentionForwardParams params{};
   fill(params, problem);
   set_inputs(params, problem, q, q_strides, k, k_strides, v, v_strides);
@@ -123,12 +122,13 @@ void forward(const Problem& problem, Address q, const Strides& q_strides, Addres
   check_address("lse", lse, problem.rows_q());
   params.out = pointer<void>(out);
   params.lse = pointer<float>(lse);
-  attention_forward(params, problem.num_threads);
+  return params;
 }
 
-void backward(const Problem& problem, Address q, const Strides& q_strides, Address k, const Strides& k_strides,
-              Address v, const Strides& v_strides, Address out, Address lse, Address dout, const Strides& dout_strides,
-              Address dlse, Address dq, Address dk, Address dv) {
+AttentionBackwardParams backward_params(const Problem& problem, Address q, const Strides& q_strides, Address k,
+                                        const Strides& k_strides, Address v, const Strides& v_strides, Address out,
+                                        Address lse, Address dout, const Strides& dout_strides, Address dlse,
+                                        Address dq, Address dk, Address dv) {
   AttentionBackwardParams params{};
   fill(params, problem);
   set_inputs(params, problem, q, q_strides, k, k_strides, v, v_strides);
@@ -145,10 +145,14 @@ void backward(const Problem& problem, Address q, const Strides& q_strides, Addre
   params.dq = pointer<void>(dq);
   params.dk = pointer<void>(dk);
   params.dv = pointer<void>(dv);
-  attention_backward(params, problem.num_threads);
+  return params;
 }
 
-}  // namespace
+AttentionBackwardParams without_tensors(const Problem& problem) {
+  AttentionBackwardParams params{};
+  fill(params, problem);
+  return params;
+}
 
 void bind_attention(py::module_& module) {
   using namespace pybind11::literals;

@@ -9,11 +9,20 @@ class BuildInfo(TypedDict):
     cpp_standard: int
     flags: str
     cuda: str
+    cuda_runtime: str
+    cuda_binaries: str
+    cuda_ptx: str
     openmp: str
     openmp_library: str
 
 def build_info() -> BuildInfo:
-    """How the extension was built. ``openmp_library`` is the file of the OpenMP runtime that its calls reach."""
+    """How the extension was built.
+
+    ``cuda`` says for which GPUs there are kernels, or why there are none. ``cuda_runtime`` is the CUDA they are built
+    with, such as "13.0", ``cuda_binaries`` and ``cuda_ptx`` the compute capabilities they are built for, such as
+    "80;90"; all three are empty where there are none. ``openmp_library`` is the file of the OpenMP runtime that its
+    calls reach.
+    """
 
 def instruction_set() -> Literal["amx", "avx512", "avx2", "generic"]:
     """The instruction set in use: the machine's best, or the lower one that FASTBERT_CPU_ISA named at import.
@@ -170,6 +179,109 @@ def attention_backward(
 
     Raises:
         ValueError: as :func:`attention_forward`.
+    """
+
+class KernelLaunch:
+    """One launch of a plan."""
+
+    @property
+    def kernel(self) -> str:
+        """Name of the kernel's symbol."""
+    @property
+    def grid(self) -> list[int]:
+        """Blocks in x, y and z."""
+    @property
+    def threads(self) -> int:
+        """Threads of a block."""
+    @property
+    def shared_bytes(self) -> int:
+        """Dynamic shared memory of a block."""
+
+class AttentionPlan:
+    """How a call is launched on a GPU, one kernel after the other. It holds addresses, as the problem does."""
+
+    @property
+    def launches(self) -> list[KernelLaunch]:
+        """In order; empty where there is nothing to write."""
+    @property
+    def params(self) -> bytes:
+        """The struct that every kernel of the plan takes as its one parameter (csrc/cuda/kernel_params.h)."""
+
+def attention_forward_plan(
+    problem: AttentionProblem,
+    shared_bytes: int,
+    q: int,
+    q_strides: Sequence[int],
+    k: int,
+    k_strides: Sequence[int],
+    v: int,
+    v_strides: Sequence[int],
+    out: int,
+    lse: int,
+) -> AttentionPlan:
+    """How :func:`attention_forward` is launched on a GPU. Addresses, ``rng`` included, are never read.
+
+    Args:
+        problem: bfloat16 or float16, head_dim a multiple of 8; num_threads is ignored.
+        shared_bytes: shared memory that a block may have on the GPU, see :func:`cuda_shared_bytes`.
+        q: as in :func:`attention_forward`; addresses of q, k and v are multiples of 16 and strides multiples of 8.
+
+    Raises:
+        ValueError: as :func:`attention_forward`, or a call that the kernels do not compute.
+    """
+
+def attention_backward_workspace(problem: AttentionProblem, shared_bytes: int, deterministic: bool) -> int:
+    """Bytes of device memory, aligned to 256, that the backward needs beside its tensors; 0 where it needs none."""
+
+def attention_backward_plan(
+    problem: AttentionProblem,
+    shared_bytes: int,
+    deterministic: bool,
+    workspace: int,
+    q: int,
+    q_strides: Sequence[int],
+    k: int,
+    k_strides: Sequence[int],
+    v: int,
+    v_strides: Sequence[int],
+    out: int,
+    lse: int,
+    dout: int,
+    dout_strides: Sequence[int],
+    dlse: int,
+    dq: int,
+    dk: int,
+    dv: int,
+) -> AttentionPlan:
+    """How :func:`attention_backward` is launched on a GPU.
+
+    Args:
+        problem: as :func:`attention_forward_plan`, and so on.
+        deterministic: sums are taken in an order that does not depend on which block comes first.
+        workspace: address of as many bytes as :func:`attention_backward_workspace` says, whatever they hold.
+
+    Raises:
+        ValueError: as :func:`attention_forward_plan`.
+    """
+
+def cuda_kernels() -> list[str]:
+    """Names of the CUDA kernels in this build, sorted; none in a build without CUDA."""
+
+def cuda_driver_version() -> int:
+    """The newest CUDA that the NVIDIA driver supports, as 12080; 0 without a driver or in a build without CUDA."""
+
+def cuda_shared_bytes(device: int) -> int:
+    """Shared memory that a block may have on a GPU.
+
+    Raises:
+        RuntimeError: there is no such GPU, or the build is one without CUDA.
+    """
+
+def cuda_launch(plan: AttentionPlan, device: int, stream: int) -> None:
+    """Launch a plan on a stream (a cudaStream_t) of a GPU, and return before it is done.
+
+    Raises:
+        RuntimeError: CUDA refused; kernel, grid, shapes and CUDA's words are named. Or the build is one without CUDA.
     """
 
 # Element-wise operators. Arrays are contiguous (rows, columns) of the named dtype, "float32", "bfloat16" or "float16";

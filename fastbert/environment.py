@@ -18,7 +18,7 @@ import torch
 
 import fastbert
 from fastbert.ops import available_backends
-from fastbert.ops.backends import example_problem, preferred, requested
+from fastbert.ops.backends import cuda, example_problem, preferred, requested
 from fastbert.ops.problem import AttentionProblem
 
 
@@ -50,6 +50,7 @@ class Environment:
         torch: torch's version.
         device: name of the GPU, or the processor's name and thread counts.
         cuda: CUDA as torch and the driver see it, in words.
+        cuda_kernels: for which GPUs the extension has CUDA kernels, and whether they run here, in words.
         instruction_set: what the CPU kernels run on, or the reason why that is unknown.
         extension: ``fastbert._C.build_info()``, or None if the extension cannot be imported.
         extension_error: the reason then, else None.
@@ -62,6 +63,7 @@ class Environment:
     torch: str
     device: str
     cuda: str
+    cuda_kernels: str
     instruction_set: str
     extension: dict[str, Any] | None
     extension_error: str | None
@@ -79,6 +81,7 @@ class Environment:
             ("torch", self.torch),
             ("device", self.device),
             ("cuda", self.cuda),
+            ("cuda kernels", self.cuda_kernels),
             ("instructions", self.instruction_set),
             ("extension", _extension_text(self.extension, self.extension_error)),
         ]
@@ -100,6 +103,7 @@ def describe() -> Environment:
         torch=torch.__version__,
         device=torch.cuda.get_device_name() if device_type == "cuda" else _processor(),
         cuda=cuda_status(torch.version.cuda, _driver_version(), device_type == "cuda"),
+        cuda_kernels=cuda_kernels(extension, cuda.unavailable()),
         instruction_set=_instruction_set(),
         extension=extension,
         extension_error=error,
@@ -126,6 +130,20 @@ def cuda_status(runtime: str | None, driver: tuple[int, int] | None, usable: boo
     if driver[0] < int(runtime.split(".")[0]):
         return f"torch is built for CUDA {runtime}, but the driver supports only {supported}: update the driver"
     return f"torch is built for CUDA {runtime} and the driver supports {supported}, but torch finds no usable GPU"
+
+
+def cuda_kernels(extension: dict[str, Any] | None, unavailable: str | None) -> str:
+    """What CUDA kernels there are, and whether they run, in one sentence.
+
+    Args:
+        extension: ``fastbert._C.build_info()``, or None if the extension cannot be imported.
+        unavailable: why they do not run here, or None if they do.
+    """
+    if extension is None:
+        return "none: the extension is not available"
+    if not extension["cuda_runtime"]:
+        return str(extension["cuda"])
+    return f"{extension['cuda']}: " + ("they run here" if unavailable is None else f"they do not run: {unavailable}")
 
 
 def _driver_version() -> tuple[int, int] | None:
@@ -172,7 +190,7 @@ def _extension_text(extension: dict[str, Any] | None, error: str | None) -> str:
         return f"not available: {error}"
     return (
         f"{extension['version']}, {extension['compiler']}, OpenMP {extension['openmp']} "
-        f"({extension['openmp_library'] or 'none'}); CUDA: {extension['cuda']}"
+        f"({extension['openmp_library'] or 'none'})"
     )
 
 

@@ -10,7 +10,7 @@ import torch
 
 import fastbert
 from fastbert import _C
-from fastbert.environment import cuda_status, describe
+from fastbert.environment import cuda_kernels, cuda_status, describe
 from fastbert.ops import backends
 from fastbert.ops.backends import KernelBackend, reference
 
@@ -57,6 +57,20 @@ def test_cuda_status_names_driver_and_runtime(
     runtime: str | None, driver: tuple[int, int] | None, usable: bool, expected: str
 ) -> None:
     assert expected in cuda_status(runtime, driver, usable)
+
+
+@pytest.mark.parametrize(
+    ("runtime", "unavailable", "expected"),
+    [
+        ("", "there are none", "no kernels, since nobody asked"),
+        ("13.0", None, "kernels for sm_90, by nvcc 13.0: they run here"),
+        ("13.0", "there is no NVIDIA driver", "by nvcc 13.0: they do not run: there is no NVIDIA driver"),
+    ],
+)
+def test_cuda_kernels_are_told_with_what_stops_them(runtime: str, unavailable: str | None, expected: str) -> None:
+    report = "kernels for sm_90, by nvcc 13.0" if runtime else "no kernels, since nobody asked"
+    assert expected in cuda_kernels({"cuda": report, "cuda_runtime": runtime}, unavailable)
+    assert cuda_kernels(None, unavailable) == "none: the extension is not available"
 
 
 @pytest.mark.parametrize(

@@ -101,8 +101,8 @@ def test_transformers_sees_the_same_kernels_package_from_the_repository_root(tmp
         ({"CXX": "/nowhere/c++"}, "fastbert: CXX names the C++ compiler '/nowhere/c++', which cannot be found"),
         ({"CXX": "false"}, "fastbert: false cannot build a C++17 program"),
         ({"FASTBERT_CUDA": "yes"}, "fastbert: FASTBERT_CUDA is 'yes': allowed are 0 and 1"),
-        ({"FASTBERT_CUDA": "1"}, "fastbert: FASTBERT_CUDA asks for CUDA kernels, but this version has none"),
-        ({"FASTBERT_CUDA_ARCHS": "80;90"}, "fastbert: FASTBERT_CUDA_ARCHS asks for CUDA kernels"),
+        ({"FASTBERT_CUDA": "1", "CUDA_HOME": "/nowhere"}, "fastbert: no nvcc in /nowhere/bin, where CUDA_HOME points"),
+        ({"FASTBERT_CUDA_ARCHS": "80;90", "CUDA_HOME": "/nowhere"}, "fastbert: no nvcc in /nowhere/bin"),
         ({"FASTBERT_CUDA_ARCHS": "hopper"}, "fastbert: FASTBERT_CUDA_ARCHS is 'hopper'"),
     ],
 )
@@ -130,6 +130,9 @@ def test_source_distribution_to_wheel_to_import(tmp_path: Path) -> None:
     wanted = {
         "csrc/bindings.cpp",
         "csrc/common/philox.h",
+        "csrc/cuda/cuda_build.py",
+        "csrc/cuda/sm80/attention_forward.cu",
+        "csrc/cuda/tile.cuh",
         "kernels/README.md",
         "constraints/dev.txt",
         "Makefile",

@@ -8,7 +8,7 @@ import warnings
 
 import torch
 
-from fastbert.ops.backends import cpu, reference, sdpa
+from fastbert.ops.backends import cpu, cuda, reference, sdpa
 from fastbert.ops.backends.interface import Backend, CompositeBackend, KernelBackend
 from fastbert.ops.problem import AttentionProblem
 
@@ -25,12 +25,14 @@ __all__ = [
     "requested",
 ]
 
-_BACKENDS: dict[str, Backend] = {backend.name: backend for backend in (reference.BACKEND, sdpa.BACKEND, cpu.BACKEND)}
+_BACKENDS: dict[str, Backend] = {
+    backend.name: backend for backend in (reference.BACKEND, sdpa.BACKEND, cpu.BACKEND, cuda.BACKEND)
+}
 
 # Fastest first.
 _ORDER: dict[str, tuple[str, ...]] = {
     "cpu": ("cpu", "sdpa", "reference"),
-    "cuda": ("sdpa", "reference"),
+    "cuda": ("cuda", "sdpa", "reference"),
 }
 _ORDER_ELSEWHERE = ("sdpa", "reference")
 
