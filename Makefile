@@ -8,6 +8,7 @@
 #                   needs nvcc of CUDA 12.8 or newer. (Where there are nvcc and a GPU, make install builds for that GPU.)
 #   make bench      install, then the benchmarks of this machine's CPU and their report in benchmarks/results; about ten
 #                   minutes on two cores, BENCH_FLAGS=--full adds the rows that take longer
+#   make kernels-report    install, then the Triton kernels compiled for every target: registers, spills, shared memory
 #   make sanitize   install, then the compiled kernels' tests on a build that stops at wrong memory and undefined
 #                   behaviour; needs g++, takes some minutes
 #   make lint       what must be clean before a commit; make format repairs what can be repaired
@@ -29,7 +30,7 @@ CPP_SOURCES := $(shell find csrc -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o
 # What the installed package depends on; Python sources are not among it, the installation being editable.
 INSTALL_SOURCES := setup.py csrc/cuda/cuda_build.py pyproject.toml constraints/dev.txt $(CPP_SOURCES)
 
-.PHONY: install demo test test-all test-emulated cuda bench sanitize lint format clean
+.PHONY: install demo test test-all test-emulated cuda bench kernels-report sanitize lint format clean
 
 install: $(STAMP)
 
@@ -64,6 +65,9 @@ bench: install
 	@rm -f runs/benchmarks.json
 	$(BIN)/python -m pytest benchmarks --benchmark-json=runs/benchmarks.json $(BENCH_FLAGS)
 	$(BIN)/python benchmarks/report.py runs/benchmarks.json
+
+kernels-report: install
+	@$(BIN)/python tests/kernels/compiled.py
 
 # A package of its own, beside the installed one. -O1 keeps the code that runs near the code that was written; -g and the
 # frame pointer make reports name its lines; without recovery undefined behaviour ends a test as wrong memory does.

@@ -18,7 +18,7 @@ import torch
 
 import fastbert
 from fastbert.ops import available_backends
-from fastbert.ops.backends import cuda, example_problem, preferred, requested
+from fastbert.ops.backends import cuda, example_problem, preferred, requested, triton
 from fastbert.ops.problem import AttentionProblem
 
 
@@ -51,6 +51,7 @@ class Environment:
         device: name of the GPU, or the processor's name and thread counts.
         cuda: CUDA as torch and the driver see it, in words.
         cuda_kernels: for which GPUs the extension has CUDA kernels, and whether they run here, in words.
+        triton_kernels: the version of Triton that compiles its kernels, or why it cannot.
         instruction_set: what the CPU kernels run on, or the reason why that is unknown.
         extension: ``fastbert._C.build_info()``, or None if the extension cannot be imported.
         extension_error: the reason then, else None.
@@ -64,6 +65,7 @@ class Environment:
     device: str
     cuda: str
     cuda_kernels: str
+    triton_kernels: str
     instruction_set: str
     extension: dict[str, Any] | None
     extension_error: str | None
@@ -82,6 +84,7 @@ class Environment:
             ("device", self.device),
             ("cuda", self.cuda),
             ("cuda kernels", self.cuda_kernels),
+            ("triton", self.triton_kernels),
             ("instructions", self.instruction_set),
             ("extension", _extension_text(self.extension, self.extension_error)),
         ]
@@ -104,6 +107,7 @@ def describe() -> Environment:
         device=torch.cuda.get_device_name() if device_type == "cuda" else _processor(),
         cuda=cuda_status(torch.version.cuda, _driver_version(), device_type == "cuda"),
         cuda_kernels=cuda_kernels(extension, cuda.unavailable()),
+        triton_kernels=triton.status(),
         instruction_set=_instruction_set(),
         extension=extension,
         extension_error=error,

@@ -142,4 +142,4 @@ attention(q, q, q, dropout_p=0.1, backend="auto")
 def test_the_environment_names_an_unknown_backend() -> None:
     result = run_code("import fastbert.ops", FASTBERT_BACKEND="fast")
     assert result.returncode != 0
-    assert "FASTBERT_BACKEND is 'fast'; allowed are auto, reference, sdpa, cpu, cuda" in result.stderr
+    assert "FASTBERT_BACKEND is 'fast'; allowed are auto, reference, sdpa, cpu, cuda, triton" in result.stderr

@@ -8,7 +8,7 @@ import warnings
 
 import torch
 
-from fastbert.ops.backends import cpu, cuda, reference, sdpa
+from fastbert.ops.backends import cpu, cuda, reference, sdpa, triton
 from fastbert.ops.backends.interface import Backend, CompositeBackend, KernelBackend
 from fastbert.ops.problem import AttentionProblem
 
@@ -26,13 +26,13 @@ __all__ = [
 ]
 
 _BACKENDS: dict[str, Backend] = {
-    backend.name: backend for backend in (reference.BACKEND, sdpa.BACKEND, cpu.BACKEND, cuda.BACKEND)
+    backend.name: backend for backend in (reference.BACKEND, sdpa.BACKEND, cpu.BACKEND, cuda.BACKEND, triton.BACKEND)
 }
 
 # Fastest first.
 _ORDER: dict[str, tuple[str, ...]] = {
     "cpu": ("cpu", "sdpa", "reference"),
-    "cuda": ("cuda", "sdpa", "reference"),
+    "cuda": ("cuda", "triton", "sdpa", "reference"),
 }
 _ORDER_ELSEWHERE = ("sdpa", "reference")
 

@@ -1,0 +1,112 @@
+"""Tile sizes, warps and pipeline stages of the attention kernels: a pure function, no search at run time.
+
+A first call compiles one configuration and runs it. kernels/README.md says where the numbers come from.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Configuration:
+    """One way to compile a kernel.
+
+    Attributes:
+        block_q: queries of a tile, a multiple of 16.
+        block_k: keys of a tile, a multiple of 32.
+        num_warps: warps of a program.
+        num_stages: tiles on their way from global to shared memory.
+    """
+
+    block_q: int
+    block_k: int
+    num_warps: int
+    num_stages: int
+
+
+SMALLEST_DIM = 16
+# Widest head_dim -> (forward, backward_q, backward_k), each (block_q, block_k, num_warps, num_stages).
+_Tiles = tuple[int, int, int, int]
+_ByDim = dict[int, tuple[_Tiles, _Tiles, _Tiles]]
+
+# NVIDIA has no matrix instruction for float32 as it is: multiply-adds, for which tiles are small on every generation.
+_FLOAT32: _ByDim = {
+    64: ((64, 32, 8, 2), (32, 32, 4, 2), (32, 32, 4, 2)),
+    128: ((32, 32, 8, 2), (32, 32, 8, 1), (32, 32, 8, 1)),
+    256: ((32, 32, 8, 1), (16, 32, 8, 1), (16, 32, 8, 1)),
+}
+# Architecture -> bytes of a number -> tiles.
+_TABLE: dict[str, dict[int, _ByDim]] = {
+    # 99 KB of shared memory at most: what a block may have on sm_86, sm_89 and sm_120, which use this row too.
+    "ampere": {
+        2: {
+            64: ((128, 64, 4, 3), (128, 64, 8, 2), (32, 128, 8, 2)),
+            128: ((128, 64, 8, 2), (64, 32, 4, 2), (32, 64, 8, 2)),
+            256: ((64, 32, 8, 2), (64, 32, 8, 1), (16, 64, 8, 1)),
+        },
+        4: _FLOAT32,
+    },
+    "hopper": {
+        2: {
+            64: ((128, 64, 4, 3), (128, 64, 8, 2), (32, 128, 8, 2)),
+            128: ((128, 64, 8, 2), (64, 32, 4, 2), (32, 64, 8, 2)),
+            256: ((64, 32, 8, 2), (64, 32, 8, 2), (16, 64, 8, 1)),
+        },
+        4: _FLOAT32,
+    },
+    "blackwell": {
+        2: {
+            64: ((128, 64, 4, 3), (128, 64, 8, 2), (32, 128, 8, 2)),
+            128: ((128, 64, 8, 2), (64, 32, 4, 2), (32, 64, 8, 2)),
+            256: ((64, 32, 8, 2), (64, 32, 8, 2), (32, 64, 8, 1)),
+        },
+        4: _FLOAT32,
+    },
+    # 64 KB of shared memory, 64 threads a warp, 512 registers each at four warps.
+    "cdna": {
+        2: {
+            64: ((128, 64, 4, 1), (64, 64, 4, 1), (32, 64, 4, 1)),
+            128: ((128, 32, 4, 1), (64, 32, 4, 1), (32, 64, 4, 1)),
+            256: ((64, 32, 4, 1), (32, 32, 4, 1), (16, 32, 4, 1)),
+        },
+        4: {
+            64: ((64, 32, 4, 1), (32, 32, 4, 1), (32, 32, 4, 1)),
+            128: ((64, 32, 4, 1), (32, 32, 4, 1), (16, 32, 4, 1)),
+            256: ((32, 32, 4, 1), (16, 32, 4, 1), (16, 32, 4, 1)),
+        },
+    },
+}
+
+
+def padded(head_dim: int) -> int:
+    """The width of a tile: the next power of two, and what a matrix instruction takes at least."""
+    return max(SMALLEST_DIM, 1 << (head_dim - 1).bit_length())
+
+
+def architecture(backend: str, arch: int | str) -> str:
+    """The row of the table for a target as Triton names it: ("cuda", 90), ("hip", "gfx942")."""
+    if backend == "hip":
+        return "cdna"
+    # Consumer Blackwell (120) has mma.sync alone, as Ampere.
+    return {9: "hopper", 10: "blackwell", 11: "blackwell"}.get(int(arch) // 10, "ampere")
+
+
+def float32_precision(architecture: str) -> str:
+    """How float32 factors are multiplied."""
+    return "ieee"
+
+
+def configuration(kernel: str, architecture: str, itemsize: int, dim: int) -> Configuration:
+    """The table's entry.
+
+    Args:
+        kernel: "forward", "backward_q" or "backward_k".
+        architecture: see :func:`architecture`, or "interpreter".
+        itemsize: bytes of a number of q.
+        dim: the padded head_dim.
+    """
+    if architecture == "interpreter":
+        return Configuration(32, 64, 4, 1)  # small enough that short sequences have tiles of every kind
+    tiles = next(tiles for widest, tiles in _TABLE[architecture][itemsize].items() if dim <= widest)
+    return Configuration(*tiles[("forward", "backward_q", "backward_k").index(kernel)])
