@@ -14,6 +14,7 @@ pytestmark = needs_nvcc
 
 HEAD_DIMS = (32, 64, 96, 128, 256)
 
+
 @pytest.mark.parametrize("head_dim", HEAD_DIMS)
 def test_memory_is_served_in_as_few_passes_as_its_bytes_need(seed: int, head_dim: int) -> None:
     """No bank conflict, results in whole sectors, and inputs too, but that they begin in mid-sector here.
