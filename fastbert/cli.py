@@ -45,9 +45,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _complain(f"error: {error}")
         return 2
     except RuntimeError as error:
-        if "out of memory" not in str(error):
+        from fastbert.training.memory import is_out_of_memory
+
+        if not is_out_of_memory(error):
             raise
-        _complain("error: out of memory; lower tokens_per_batch (and raise gradient_accumulation) or max_length")
+        advised = "tokens_per_batch" in str(error)
+        _complain(f"error: {error}" if advised else "error: out of memory; lower tokens_per_batch or max_length")
         return 2
 
 

@@ -36,11 +36,13 @@ from fastbert.training.checkpoint import (
 )
 from fastbert.training.config import RunResult, TrainingConfig
 from fastbert.training.interrupt import Interrupted, interruptible
+from fastbert.training.memory import memory_advice
 from fastbert.training.meter import Meter, Window
 from fastbert.training.model_setup import check_backend
 from fastbert.training.optimizer import build_optimizer, set_learning_rate
 from fastbert.training.precision import resolve_precision
 from fastbert.training.recorder import Recorder, format_metrics
+from fastbert.training.replay import save_failed_step
 from fastbert.training.schedule import learning_rate_factor, warmup_steps
 from fastbert.training.stream import Position, Segment, Share, WindowStream
 
@@ -152,7 +154,8 @@ class Trainer:
                 factor = learning_rate_factor(self.position.step, total, warmup, self.config.schedule)
                 set_learning_rate(self.optimizer, self.config.learning_rate * factor)
                 window = self._agree(shares, interrupted=interrupted())
-                sums, norm = self._step(shares, window.targets)
+                with memory_advice(self.config):
+                    sums, norm = self._step(shares, window.targets)
                 self.position = after
                 meter.add(sums, window, norm)
 
@@ -210,7 +213,7 @@ class Trainer:
                 sums[name] = sums.get(name, 0) + term.sum.detach() * share.weight
         norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip or math.inf)
         if not math.isfinite(norm):
-            raise FloatingPointError(self._not_finite(sums))
+            raise FloatingPointError(self._not_finite(shares, sums))
         self.optimizer.step()
         self.optimizer.zero_grad()
         return sums, norm
@@ -229,14 +232,21 @@ class Trainer:
             return contextlib.nullcontext()
         return torch.autocast(self.accelerator.device.type, dtype=torch.bfloat16)
 
-    def _not_finite(self, sums: Mapping[str, Tensor]) -> str:
-        """What to tell about a gradient that would have spoilt the weights, and how to go on."""
+    def _not_finite(self, shares: list[Share], sums: Mapping[str, Tensor]) -> str:
+        """What to tell about a gradient that would have spoilt the weights, and how to go on; the batches are kept."""
+        step = self.position.step + 1
         bad = [name for name, value in sums.items() if not math.isfinite(value)] or ["the gradient"]
+        facts = {
+            "not finite": bad,
+            "sums": {name: str(float(value)) for name, value in sums.items()},  # text: JSON has no NaN
+            "position": dataclasses.asdict(self.position),
+        }
+        kept = save_failed_step(self.output, step, self.accelerator.process_index, shares, facts)
         saved = list_checkpoints(self._checkpoints)
         resume = f"resume {saved[0]}" if saved else "start again"
         return (
-            f"{', '.join(bad)} not finite in step {self.position.step + 1}, the weights are unchanged: {resume} with a "
-            "lower learning_rate, a clip above 0 or precision fp32"
+            f"{', '.join(bad)} not finite in step {step}, the weights are unchanged: {resume} with a lower "
+            f"learning_rate, a clip above 0 or precision fp32; the step's batches are in {kept}"
         )
 
     # Evaluation and saving --------------------------------------------------------------------------------------------

@@ -33,10 +33,14 @@ class Segment:
 
 @dataclass(frozen=True)
 class Share:
-    """One process's micro-batch. ``weight`` is 0 where a process only keeps step: no data was left for it."""
+    """One process's micro-batch, made of the examples ``indices`` of the epoch.
+
+    ``weight`` is 0 where a process only keeps step: no data was left for it.
+    """
 
     batch: PackedBatch
     weight: float
+    indices: Sequence[int] = ()
 
 
 @dataclass(frozen=True)
@@ -83,8 +87,8 @@ class WindowStream:
     def _fetch(self, view: EpochView, window: list[list[int]]) -> list[Share]:
         mine = window[self.rank :: self.world_size]
         if mine:
-            return [Share(collate([view[i] for i in indices]), 1.0) for indices in mine]
-        return [Share(collate([view[i] for i in window[0]]), 0.0)]
+            return [Share(collate([view[i] for i in indices]), 1.0, indices) for indices in mine]
+        return [Share(collate([view[i] for i in window[0]]), 0.0, window[0])]
 
 
 def epoch_windows(

@@ -7,6 +7,7 @@ import logging
 import pytest
 import torch
 
+from fastbert import _C
 from fastbert.training import precision
 from fastbert.training.precision import resolve_precision
 
@@ -16,6 +17,15 @@ CPU = torch.device("cpu")
 @pytest.mark.parametrize(("native", "expected"), [(True, "bf16"), (False, "fp32")])
 def test_auto_follows_the_hardware(monkeypatch, native, expected):
     monkeypatch.setattr(precision, "_multiplies_bf16", lambda device: native)
+    assert resolve_precision("auto", CPU) == expected
+
+
+@pytest.mark.parametrize(
+    ("instruction_set", "expected"),
+    [("generic", "fp32"), ("avx2", "fp32"), ("avx512", "fp32"), ("avx512_bf16", "bf16"), ("amx", "bf16")],
+)
+def test_auto_on_a_cpu_follows_its_instruction_set(monkeypatch, instruction_set, expected):
+    monkeypatch.setattr(_C, "instruction_set", lambda: instruction_set)
     assert resolve_precision("auto", CPU) == expected
 
 
