@@ -3,7 +3,7 @@
 #   make install    the virtual environment .venv with the library (editable) and its tools
 #   make demo       install, then the main job on real text
 #   make test       install, then the ordinary tests; make test-all also runs the long matrices
-#   make test-emulated    install, then the AVX-512 and AMX kernels on emulated instructions, where there is AVX2
+#   make test-emulated    install, then the AVX-512, AVX512-BF16 and AMX kernels on emulated instructions, where there is AVX2
 #   make cuda       install, then the extension with CUDA kernels for every generation of GPUs from the A100 on, GPU or not;
 #                   needs nvcc of CUDA 12.8 or newer. (Where there are nvcc and a GPU, make install builds for that GPU.)
 #   make bench      install, then the benchmarks of this machine's CPU and their report in benchmarks/results; about ten

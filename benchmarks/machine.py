@@ -43,8 +43,8 @@ def processor_name() -> str:
 
 
 def multiplies_bf16() -> bool:
-    """Whether bfloat16 products run on tiles. Elsewhere torch may emulate them: a call can take ten seconds."""
-    return _C.instruction_set() == "amx"
+    """Whether the processor multiplies bfloat16. Elsewhere torch may emulate it: a call can take ten seconds."""
+    return _C.instruction_set() in ("avx512_bf16", "amx")
 
 
 def attention_backend(

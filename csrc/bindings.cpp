@@ -139,7 +139,7 @@ PYBIND11_MODULE(_C, module, py::mod_gil_not_used()) {
   module.def("build_info", &fastbert::build_info, "How this extension was built, and the OpenMP runtime it has found.");
   module.def(
       "instruction_set", [] { return fastbert::isa_name(fastbert::active_isa()); },
-      "The instruction set in use: 'amx', 'avx512', 'avx2' or 'generic'.");
+      "The instruction set in use: 'amx', 'avx512_bf16', 'avx512', 'avx2' or 'generic'.");
   module.def("philox4x32", &fastbert::philox_words, "counter"_a, "key"_a, "rounds"_a = fastbert::kPhiloxRounds,
              "Four random 32-bit words from a counter of four and a key of two.");
   module.def("philox_attention_bytes", &fastbert::attention_bytes, "pointer"_a, "batch"_a, "heads"_a, "seq_q"_a,

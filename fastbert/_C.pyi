@@ -24,7 +24,7 @@ def build_info() -> BuildInfo:
     calls reach.
     """
 
-def instruction_set() -> Literal["amx", "avx512", "avx2", "generic"]:
+def instruction_set() -> Literal["amx", "avx512_bf16", "avx512", "avx2", "generic"]:
     """The instruction set in use: the machine's best, or the lower one that FASTBERT_CPU_ISA named at import.
 
     Raises:

@@ -1,4 +1,4 @@
-"""AVX-512 and AMX kernels on machines without: the emulated instructions, and the kernels run on them.
+"""AVX-512, AVX512-BF16 and AMX kernels on machines without: the emulated instructions, and the kernels run on them.
 
 tests/emulated_intrinsics says what is emulated. It is held to its definitions, and to the processor where there is one;
 then the operators' tests run on an extension that is built with it.
@@ -29,6 +29,7 @@ EMULATION = ROOT / "tests" / "emulated_intrinsics"
 KERNELS = ROOT / "csrc" / "cpu" / "isa"
 AVX2 = ("-mavx2", "-mfma", "-mf16c")
 AVX512 = ("-mavx512f", "-mavx512bw", "-mavx512cd", "-mavx512dq", "-mavx512vl", "-mavx512bf16")
+EMULATED = ("avx512", "avx512_bf16", "amx")
 REAL = (*AVX2, *AVX512, "-mamx-tile", "-mamx-bf16", "-Wno-uninitialized", "-Wno-maybe-uninitialized")
 
 
@@ -77,7 +78,7 @@ def emulated_names() -> set[str]:
 
 def test_every_instruction_of_the_kernels_beyond_avx2_is_emulated() -> None:
     """Else the compiler's own would be taken, and refused in words that name no cause."""
-    sources = [path for suffix in ("avx512", "amx") for path in KERNELS.glob(f"*{suffix}*")]
+    sources = [path for suffix in ("avx512", "bf16", "amx") for path in KERNELS.glob(f"*{suffix}*")]
     assert sources
     text = "\n".join(path.read_text() for path in sources)
     beyond = r"\b_(mm512_\w+|tile_\w+|mm(?:256)?_(?:\w*mask\w*|permutex\w*var\w*|ternary\w+|cvt\w*pbh\w*))\b"
@@ -267,7 +268,7 @@ SAMPLE = (
 )
 
 
-@pytest.mark.parametrize("instruction_set", ["avx512", "amx"])
+@pytest.mark.parametrize("instruction_set", EMULATED)
 def test_a_sample_of_the_kernels(emulated_package: Path, instruction_set: str) -> None:
     cases = f"(cpu-cpu and ({' or '.join(SAMPLE)})) or bytes_follow_the_formula"
     files = ("ops/test_attention_contract.py", "test_extension.py")
@@ -290,7 +291,7 @@ FILES = (
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("instruction_set", ["avx512", "amx"])
+@pytest.mark.parametrize("instruction_set", EMULATED)
 @pytest.mark.parametrize("file", FILES)
 def test_the_kernels(emulated_package: Path, file: str, instruction_set: str) -> None:
     run_tests(emulated_package, instruction_set, [file], "-k", "not sdpa and not reference")

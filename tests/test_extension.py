@@ -225,7 +225,7 @@ _C.philox_attention_bytes(ctypes.addressof(attention), 2, 3, 37, 210, 99, 5, 1)
 _C.philox_elementwise_bytes(ctypes.addressof(elementwise), 19, 333, 99, 5, 1, 1)
 print(_C.instruction_set(), hashlib.sha256(bytes(attention) + bytes(elementwise)).hexdigest())
 """
-LADDER = ["generic", "avx2", "avx512", "amx"]
+LADDER = ["generic", "avx2", "avx512", "avx512_bf16", "amx"]
 
 
 @pytest.mark.parametrize("name", LADDER)
@@ -244,7 +244,8 @@ def test_every_instruction_set_gives_the_same_bytes(name: str) -> None:
 def test_an_unknown_instruction_set_is_an_error_that_names_the_known_ones() -> None:
     code = "from fastbert import _C\n_C.philox4x32((0, 0, 0, 0), (0, 0))\n_C.instruction_set()"
     result = run_code(code, FASTBERT_CPU_ISA="sse9")
-    message = "ValueError: FASTBERT_CPU_ISA is 'sse9', which is unknown: allowed are generic, avx2, avx512, amx"
+    known = "generic, avx2, avx512, avx512_bf16, amx"
+    message = f"ValueError: FASTBERT_CPU_ISA is 'sse9', which is unknown: allowed are {known}"
     assert result.stderr.strip().endswith(message)
 
 

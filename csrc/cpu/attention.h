@@ -1,8 +1,8 @@
 // Exact attention on the CPU: the whole operator contract, forward and backward.
 //
 // Results are the same bits for any number of threads. A call holds one scratch for each thread, whatever the lengths,
-// of some hundred kilobytes, on AMX of 1.5 to 4 MB; the backward of sequences longer than one chunk of keys also holds
-// a counter for each group of query rows and, for 16-bit types, dq in float32.
+// of some hundred kilobytes, in bfloat16 on tiles of 1.5 to 4 MB; the backward of sequences longer than one chunk of
+// keys also holds a counter for each group of query rows and, for 16-bit types, dq in float32.
 #pragma once
 
 #include "../common/attention_params.h"

@@ -12,6 +12,9 @@ inline const AttentionKernels& attention_kernels(DType dtype) {
 #if !defined(FASTBERT_NO_AMX)
   if (isa >= Isa::amx && dtype == DType::bfloat16) return attention_kernels_amx();
 #endif
+#if !defined(FASTBERT_NO_AVX512_BF16)
+  if (isa >= Isa::avx512_bf16 && dtype == DType::bfloat16) return attention_kernels_avx512_bf16();
+#endif
   if (isa >= Isa::avx512) return attention_kernels_avx512();
   if (isa >= Isa::avx2) return attention_kernels_avx2();
 #endif

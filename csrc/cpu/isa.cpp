@@ -8,7 +8,7 @@
 namespace fastbert {
 namespace {
 
-constexpr Isa kAll[] = {Isa::generic, Isa::avx2, Isa::avx512, Isa::amx};
+constexpr Isa kAll[] = {Isa::generic, Isa::avx2, Isa::avx512, Isa::avx512_bf16, Isa::amx};
 
 std::string environment_value(const char* name) {
   const char* value = std::getenv(name);
@@ -41,10 +41,10 @@ Isa choose() {
                                 "', which this machine does not have: allowed are " + names_up_to(best));
   }
   if (wanted < Isa::amx || request_amx_permission()) return wanted;
-  if (kForced.empty()) return Isa::avx512;
+  if (kForced.empty()) return Isa::avx512_bf16;
   throw std::invalid_argument(
       "FASTBERT_CPU_ISA is 'amx', but the operating system refuses the tile registers: allowed are " +
-      names_up_to(Isa::avx512));
+      names_up_to(Isa::avx512_bf16));
 }
 
 }  // namespace
@@ -62,6 +62,8 @@ std::string isa_name(Isa isa) {
       return "avx2";
     case Isa::avx512:
       return "avx512";
+    case Isa::avx512_bf16:
+      return "avx512_bf16";
     case Isa::amx:
       return "amx";
   }

@@ -8,7 +8,7 @@
 
 namespace fastbert {
 
-enum class Isa { generic, avx2, avx512, amx };
+enum class Isa { generic, avx2, avx512, avx512_bf16, amx };
 
 // The set in use. Throws std::invalid_argument when FASTBERT_CPU_ISA names an unknown set or one this machine lacks. On
 // amx the process has been granted its tile registers.

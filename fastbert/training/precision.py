@@ -16,7 +16,8 @@ logger = logging.getLogger(__name__)
 def resolve_precision(precision: Precision, device: torch.device) -> Literal["bf16", "fp32"]:
     """bf16 where the hardware multiplies it natively, else fp32; an explicit choice stands.
 
-    On a CPU that means AMX: without it bf16 products are emulated, measured eight times slower than float32.
+    On a CPU that means AVX512-BF16 or AMX. With the former alone, on a Zen 5, steps of a small BERT took a third of
+    float32's time; without either bf16 products are emulated, measured eight times slower than float32.
     """
     native = _multiplies_bf16(device)
     if precision == "auto":
@@ -33,4 +34,4 @@ def _multiplies_bf16(device: torch.device) -> bool:
         return False
     from fastbert import _C
 
-    return _C.instruction_set() == "amx"
+    return _C.instruction_set() in ("avx512_bf16", "amx")

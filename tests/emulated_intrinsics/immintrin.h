@@ -1,4 +1,5 @@
-// Plays AVX-512 and AMX-BF16 on machines that have only AVX2: slow, and exact in every bit that Intel defines.
+// Plays AVX-512, AVX512-BF16 and AMX-BF16 on machines that have only AVX2: slow, and exact in every bit that Intel
+// defines.
 //
 // Where this folder comes first on the include path, a kernel's own `#include <immintrin.h>` finds this file. Up to
 // AVX2 it is the compiler's header. Beyond, the names that the kernels use are plain C++ (the files beside this one),

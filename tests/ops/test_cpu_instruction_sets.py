@@ -10,7 +10,7 @@ from interpreter import TESTS, run_code, run_python
 
 from fastbert import _C
 
-LADDER = ("generic", "avx2", "avx512", "amx")  # each includes those before it
+LADDER = ("generic", "avx2", "avx512", "avx512_bf16", "amx")  # each includes those before it
 
 # A few cases of everything that each set does in its own way: types, tiles and their edges, tails of head_dim, masks,
 # dropout, packed sequences, rows without keys, poison, layouts, numbers beyond an exponential.

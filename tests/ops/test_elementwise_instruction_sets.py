@@ -11,7 +11,7 @@ import pytest
 
 from fastbert import _C
 
-LADDER = ("generic", "avx2", "avx512", "amx")
+LADDER = ("generic", "avx2", "avx512", "avx512_bf16", "amx")
 LOWER = LADDER[: LADDER.index(_C.instruction_set())]
 FILES = [f"test_{name}.py" for name in ("layer_norm", "elementwise_dropout", "bias_gelu", "cross_entropy")]
 

@@ -51,6 +51,7 @@ struct AttentionKernels {
 const AttentionKernels& attention_kernels_generic();
 const AttentionKernels& attention_kernels_avx2();
 const AttentionKernels& attention_kernels_avx512();
-const AttentionKernels& attention_kernels_amx();  // bfloat16 only
+const AttentionKernels& attention_kernels_avx512_bf16();  // bfloat16 only, as the next one
+const AttentionKernels& attention_kernels_amx();
 
 }  // namespace fastbert

@@ -28,22 +28,29 @@ template <class V, int Rows, int Vectors, bool Accumulate>
 inline __attribute__((always_inline)) void multiply_block(const Left& a, const float* b, std::ptrdiff_t b_step,
                                                           const Product& c, int steps) {
   using Float = typename V::Float;
-  Float sums[Rows][Vectors];
+  Float sums[Rows][Vectors];  // GCC 12 puts them on the stack around the loop unless it is told to unroll
+#pragma GCC unroll 12
   for (int row = 0; row < Rows; ++row) {
+#pragma GCC unroll 2
     for (int vector = 0; vector < Vectors; ++vector) sums[row][vector] = V::zero();
   }
   const float* left = a.data;
   for (int s = 0; s < steps; ++s, left += a.step, b += b_step) {
     Float right[Vectors];
+#pragma GCC unroll 2
     for (int vector = 0; vector < Vectors; ++vector) right[vector] = V::load(b + vector * V::lanes);
+#pragma GCC unroll 12
     for (int row = 0; row < Rows; ++row) {
       const Float scalar = V::broadcast(left[row * a.row]);
+#pragma GCC unroll 2
       for (int vector = 0; vector < Vectors; ++vector) {
         sums[row][vector] = V::multiply_add(scalar, right[vector], sums[row][vector]);
       }
     }
   }
+#pragma GCC unroll 12
   for (int row = 0; row < Rows; ++row) {
+#pragma GCC unroll 2
     for (int vector = 0; vector < Vectors; ++vector) {
       float* out = c.data + row * c.row + vector * V::lanes;
       V::store(out, Accumulate ? V::load(out) + sums[row][vector] : sums[row][vector]);

@@ -22,15 +22,23 @@ bool has_f16c() {
   return __get_cpuid(1, &eax, &ebx, &ecx, &edx) && (ecx & (1u << 29)) != 0;
 }
 
+// Read by hand, like AMX: the compiler's own names are younger than the oldest GCC supported.
+#if !defined(FASTBERT_EMULATED_ISA) && !defined(FASTBERT_NO_AVX512_BF16)
+bool has_avx512_bf16() {
+  unsigned eax = 0, ebx = 0, ecx = 0, edx = 0;
+  constexpr unsigned kAvx512Bf16 = 1u << 5;
+  return __get_cpuid_count(7, 1, &eax, &ebx, &ecx, &edx) && (eax & kAvx512Bf16) != 0;
+}
+#elif defined(FASTBERT_NO_AVX512_BF16)
+bool has_avx512_bf16() { return false; }  // the compiler that built this knows none
+#endif
+
 #if !defined(FASTBERT_EMULATED_ISA) && !defined(FASTBERT_NO_AMX)
-// Read by hand: the compiler's own names for AMX are younger than the oldest GCC supported.
 bool has_amx_bf16() {
   unsigned eax = 0, ebx = 0, ecx = 0, edx = 0;
   if (!__get_cpuid_count(7, 0, &eax, &ebx, &ecx, &edx)) return false;
   constexpr unsigned kAmxBf16 = 1u << 22, kAmxTile = 1u << 24;
   if ((edx & kAmxBf16) == 0 || (edx & kAmxTile) == 0) return false;
-  constexpr unsigned kAvx512Bf16 = 1u << 5;
-  if (!__get_cpuid_count(7, 1, &eax, &ebx, &ecx, &edx) || (eax & kAvx512Bf16) == 0) return false;
   unsigned low = 0, high = 0;
   __asm__ volatile("xgetbv" : "=a"(low), "=d"(high) : "c"(0));
   constexpr unsigned kTileConfigAndData = (1u << 17) | (1u << 18);
@@ -49,7 +57,8 @@ Isa best_x86_isa() {
   return Isa::amx;  // tests/emulated_intrinsics plays the rest
 #else
   if (!has_avx512()) return Isa::avx2;
-  return has_amx_bf16() ? Isa::amx : Isa::avx512;
+  if (!has_avx512_bf16()) return Isa::avx512;
+  return has_amx_bf16() ? Isa::amx : Isa::avx512_bf16;
 #endif
 }
 

@@ -1,16 +1,17 @@
 // Tiles of scores to weights, transposed: a row is a key, a lane one of 16 queries.
 #pragma once
 
-#include "amx.h"
 #include "dropout.h"
 #include "exp2.h"
 #include "mask.h"
+#include "operands_bf16.h"
 
 namespace fastbert {
 namespace {
 
-constexpr int kStrip = 16;  // queries, the columns of a tile
-constexpr int kChunk = 32;  // keys, the depth of a product
+constexpr int kStrip = 16;                          // queries, the columns of a tile
+constexpr int kChunk = 32;                          // keys, the depth of a product
+constexpr int kChunkNumbers = kChunk * kTileDepth;  // of a chunk's A operand, for each step of head_dim
 constexpr float kLn2 = 0.6931471805599453f;
 
 // Which queries of a strip see a key of a chunk.
@@ -32,9 +33,10 @@ struct ChunkMask {
 inline __mmask16 first_lanes(int count) { return static_cast<__mmask16>((1u << count) - 1); }
 
 // 2^x to 3e-6, which bfloat16 and a logarithm of the sum need: x is floor(x) + f, 2^f a polynomial of degree 4 fitted
-// to the least largest relative error on [0, 1]. 0 at -inf; x must not exceed 127.
+// to the least largest relative error on [0, 1]. x must be finite, or the result is NaN, and not exceed 127.
+template <class Tiles>
 inline __attribute__((always_inline)) __m512 short_exp2(__m512 x) {
-  const __m512 f = _mm512_reduce_ps(x, _MM_FROUND_TO_NEG_INF | _MM_FROUND_NO_EXC);
+  const __m512 f = Tiles::above_floor(x);
   __m512 g = _mm512_set1_ps(1.353417e-2f);
   g = _mm512_fmadd_ps(g, f, _mm512_set1_ps(5.201146e-2f));
   g = _mm512_fmadd_ps(g, f, _mm512_set1_ps(2.4144275e-1f));
@@ -63,18 +65,27 @@ inline __m512i cut_pair(__m512 lower, __m512 upper) {
                                  _mm512_castps_si512(upper));
 }
 
-// One chunk of the forward: adds the weights to `sums` and writes them as a B tile, what was kept of them to `kept`,
-// and with dropout all of them to `whole`.
-template <bool Masked, bool Dropped>
+// What becomes of the weights of a chunk.
+struct WeightsOut {
+  float* sums;          // += each lane's weights
+  float* cut_sums;      // += the same cut off to bfloat16, unless a product does it
+  std::uint8_t* kept;   // B tile of what was kept of them
+  std::uint8_t* whole;  // B tile of all of them, if Dropped and a product sums them
+};
+
+// One chunk of the forward.
+template <class Tiles, bool Masked, bool Dropped>
 void weigh_forward(const float* scores, float factor, const float* bounds, const ChunkMask& mask,
-                   const KeptBytes& survivors, float* sums, std::uint8_t* kept, std::uint8_t* whole) {
+                   const KeptBytes& survivors, const WeightsOut& to) {
   const __m512 c = _mm512_set1_ps(factor), bound = _mm512_loadu_ps(bounds);
-  __m512 even = _mm512_loadu_ps(sums), odd = _mm512_setzero_ps();
+  constexpr bool kSums = !Tiles::sums_weights;
+  const auto ones = (__m512bh)_mm512_set1_epi32(0x3F803F80);
+  __m512 even = _mm512_loadu_ps(to.sums), odd = _mm512_setzero_ps(), cut = _mm512_setzero_ps();
 #pragma GCC unroll 4
   for (int pair = 0; pair < kChunk / 2; ++pair) {
     const float* upper = scores + 2 * pair * kStrip;
-    __m512 first = short_exp2(_mm512_fmsub_ps(_mm512_loadu_ps(upper), c, bound));
-    __m512 second = short_exp2(_mm512_fmsub_ps(_mm512_loadu_ps(upper + kStrip), c, bound));
+    __m512 first = short_exp2<Tiles>(_mm512_fmsub_ps(_mm512_loadu_ps(upper), c, bound));
+    __m512 second = short_exp2<Tiles>(_mm512_fmsub_ps(_mm512_loadu_ps(upper + kStrip), c, bound));
     if constexpr (Masked) {
       first = _mm512_maskz_mov_ps(mask.lanes(2 * pair), first);
       second = _mm512_maskz_mov_ps(mask.lanes(2 * pair + 1), second);
@@ -82,16 +93,18 @@ void weigh_forward(const float* scores, float factor, const float* bounds, const
     even = even + first;
     odd = odd + second;
     const __m512i words = cut_pair(first, second);
+    if constexpr (kSums) cut = _mm512_dpbf16_ps(cut, (__m512bh)words, ones);
     if constexpr (Dropped) {
       const __m256i drawn = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(survivors.row + pair * 2 * kStrip));
       const __mmask32 alive = _mm256_cmpge_epu8_mask(drawn, _mm256_set1_epi8(static_cast<char>(survivors.threshold)));
-      _mm512_storeu_si512(whole + pair * 64, words);
-      _mm512_storeu_si512(kept + pair * 64, _mm512_maskz_mov_epi16(alive, words));
+      if constexpr (!kSums) _mm512_storeu_si512(to.whole + pair * 64, words);
+      _mm512_storeu_si512(to.kept + pair * 64, _mm512_maskz_mov_epi16(alive, words));
     } else {
-      _mm512_storeu_si512(kept + pair * 64, words);
+      _mm512_storeu_si512(to.kept + pair * 64, words);
     }
   }
-  _mm512_storeu_ps(sums, even + odd);
+  _mm512_storeu_ps(to.sums, even + odd);
+  if constexpr (kSums) _mm512_storeu_ps(to.cut_sums, _mm512_loadu_ps(to.cut_sums) + cut);
 }
 
 // Two vectors, rounded to bfloat16, as pairs of halves. Halfway cases go away from zero; a NaN whose lower half is not
@@ -119,10 +132,11 @@ struct WeightSums {
 };
 
 // One chunk and strip of the backward: scores to weights P, and s dP to zero where P was dropped.
-template <bool Masked, bool Dropped>
+template <class Tiles, bool Masked, bool Dropped>
 void weigh_backward(float* scores, float* gradients, float scale, const float* lse, const ChunkMask& mask,
                     const KeptBytes& kept, WeightSums& sums) {
-  const __m512 factor = _mm512_set1_ps(scale), log2e = _mm512_set1_ps(kLog2E), offset = _mm512_loadu_ps(lse);
+  const __m512 factor = _mm512_set1_ps(scale), log2e = _mm512_set1_ps(kLog2E);
+  const __m512 offset = _mm512_min_ps(_mm512_loadu_ps(lse), _mm512_set1_ps(1e30f));  // finite, and weights still 0
   const __m512 survivors = _mm512_set1_ps(survivor_scale(kept.threshold));
   __m512 weights = sums.weights, products = sums.products;
   for (int pair = 0; pair < kChunk / 2; ++pair) {
@@ -134,7 +148,7 @@ void weigh_backward(float* scores, float* gradients, float scale, const float* l
     }
     for (int i = 0; i < 2; ++i) {
       float *score = scores + (2 * pair + i) * kStrip, *gradient = gradients + (2 * pair + i) * kStrip;
-      __m512 weight = short_exp2(_mm512_fmsub_ps(_mm512_loadu_ps(score), factor, offset) * log2e);
+      __m512 weight = short_exp2<Tiles>(_mm512_fmsub_ps(_mm512_loadu_ps(score), factor, offset) * log2e);
       __m512 dp = _mm512_loadu_ps(gradient);
       if constexpr (Masked) {
         const __mmask16 seen = mask.lanes(2 * pair + i);
@@ -183,7 +197,7 @@ void differentiate_backward(const float* weights, const float* gradients, const 
     }
     _mm512_storeu_si512(ds_columns + pair * 64,
                         _mm512_mask_blend_epi16(0xAAAAAAAA, words[0], _mm512_slli_epi32(words[1], 16)));
-    _mm512_storeu_si512(ds_columns + kAmxTileBytes + pair * 64,
+    _mm512_storeu_si512(ds_columns + kTileBytes + pair * 64,
                         _mm512_mask_blend_epi16(0xAAAAAAAA, _mm512_srli_epi32(words[0], 16), words[1]));
   }
 }
@@ -248,19 +262,19 @@ inline void prefetch_rows(const Rows& rows, std::int64_t first, std::int64_t cou
   }
 }
 
-// `count` keys from `first` on as rows of A tiles, filled up with zeros to a chunk; the largest sum of squares of a
-// row, NaN where there is a NaN.
-inline float pack_chunk(const Rows& rows, std::int64_t first, int count, int depth, std::uint16_t* out) {
+// A operand of `count` keys from `first` on, as pack_left gives it; the largest sum of squares of a row, NaN where
+// there is a NaN.
+inline float pack_chunk(const Rows& rows, std::int64_t first, int count, int steps, std::uint16_t* out) {
   float largest = 0.0f;
   for (int tile = 0; tile < kChunk; tile += 16) {
     __m512 squares[16];
     for (int lane = 0; lane < 16; ++lane) squares[lane] = _mm512_setzero_ps();
-    for (int column = 0; column < depth; column += kAmxDepth) {
+    for (int step = 0; step < steps; ++step) {
       __m512i words[16];
-      load_block<Vector>(rows, first + tile, static_cast<int>(clamp(count - tile, 0, 16)), column, words);
+      load_block<Vector>(rows, first + tile, static_cast<int>(clamp(count - tile, 0, 16)), step * kTileDepth, words);
       for (int lane = 0; lane < 16; ++lane) {
         squares[lane] = add_squares(squares[lane], words[lane]);
-        _mm512_storeu_si512(out + (tile + lane) * depth + column, words[lane]);
+        _mm512_storeu_si512(out + (step * kChunk + tile + lane) * kTileDepth, words[lane]);
       }
     }
     // As integers numbers that are not negative keep their order, and NaN is the largest.
@@ -277,13 +291,13 @@ inline __m512 pack_strip(const Rows& rows, std::int64_t first, int count, int st
   __m512 squares = _mm512_setzero_ps();
   for (int step = 0; step < steps; ++step) {
     __m512i words[16];
-    load_block<Vector>(rows, first, count, step * kAmxDepth, words);
+    load_block<Vector>(rows, first, count, step * kTileDepth, words);
     __m512 pairs[16];
     for (int lane = 0; lane < 16; ++lane) pairs[lane] = _mm512_castsi512_ps(words[lane]);
     Vector::transpose(pairs);
     for (int lane = 0; lane < 16; ++lane) {
       squares = add_squares(squares, _mm512_castps_si512(pairs[lane]));
-      Vector::store(reinterpret_cast<float*>(out + step * kAmxTileBytes + lane * 64), pairs[lane]);
+      Vector::store(reinterpret_cast<float*>(out + step * kTileBytes + lane * 64), pairs[lane]);
     }
   }
   return squares;
@@ -297,7 +311,7 @@ inline bool unpack_strip(const float* in, int tiles, bool summed, __m512 factor,
   for (int lane = 0; lane < 32; ++lane) order[lane] = static_cast<std::uint16_t>(lane / 2 + lane % 2 * 16);
   const __m512i interleaved = _mm512_load_si512(order);
   __m512 poison = _mm512_setzero_ps();
-  for (int column = 0; column < dim; column += kAmxDepth) {
+  for (int column = 0; column < dim; column += kTileDepth) {
     __m512 words[16];
     for (int pair = 0; pair < 16; ++pair) {
       const int row = column + 2 * pair;
@@ -312,7 +326,7 @@ inline bool unpack_strip(const float* in, int tiles, bool summed, __m512 factor,
       words[pair] = _mm512_castsi512_ps(_mm512_permutexvar_epi16(interleaved, halves));
     }
     Vector::transpose(words);
-    const int columns = static_cast<int>(lesser(kAmxDepth, dim - column));
+    const int columns = static_cast<int>(lesser(kTileDepth, dim - column));
     const auto present = static_cast<__mmask32>((std::uint64_t{1} << columns) - 1);
     for (int lane = 0; lane < count; ++lane) {
       _mm512_mask_storeu_epi16(out + lane * row_stride + column, present, _mm512_castps_si512(words[lane]));

@@ -1,4 +1,4 @@
-// AMX tiles: products of bfloat16 with float32 sums, 16 x 32 by 32 x 16 at a time.
+// Operands of products of bfloat16 with float32 sums: tiles, as AMX and AVX512-BF16 read them.
 //
 // Of A a tile is 16 rows of 32 numbers, of B 16 rows of 64 bytes, each with a pair of numbers for each of 16 columns:
 // those of two steps of the depth. Which two does not matter, as long as A has them next to each other too.
@@ -14,29 +14,13 @@
 namespace fastbert {
 namespace {
 
-constexpr int kAmxRows = 16, kAmxDepth = 32, kAmxTileBytes = 1024;
+constexpr int kTileHeight = 16, kTileDepth = 32, kTileBytes = 1024;
 
-// Every tile register is 16 rows of 64 bytes, for as long as this lives.
-class TileSession {
- public:
-  TileSession() {
-    struct alignas(64) Configuration {
-      std::uint8_t palette, start_row, reserved[14];
-      std::uint16_t row_bytes[16];
-      std::uint8_t rows[16];
-    } configuration{};
-    configuration.palette = 1;
-    for (int tile = 0; tile < 8; ++tile) {
-      configuration.row_bytes[tile] = 64;
-      configuration.rows[tile] = kAmxRows;
-    }
-    // GCC 12 does not know that the instruction reads all of it, and would drop the stores.
-    __asm__ volatile("" : : "r"(&configuration) : "memory");
-    _tile_loadconfig(&configuration);
+// Vectors that round to bfloat16 with the processor's own instruction, which takes denormals for zeros.
+struct Bf16Vector : Vector {
+  static void store_bfloat16(std::uint16_t* p, Float x) {
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), (__m256i)_mm512_cvtneps_pbh(x));
   }
-  ~TileSession() { _tile_release(); }
-  TileSession(const TileSession&) = delete;
-  TileSession& operator=(const TileSession&) = delete;
 };
 
 // 64 bytes of a row of bfloat16 from `column` on; what lies beyond the row, and all of a dead row, is zero.
@@ -44,8 +28,8 @@ template <class V>
 inline typename V::Float load_words(const Rows& rows, std::int64_t row, int column) {
   if (!rows.alive(row) || column >= rows.columns) return V::zero();
   const auto* source = static_cast<const std::uint16_t*>(rows.data) + row * rows.stride + column;
-  if (rows.columns - column >= kAmxDepth) return V::load(reinterpret_cast<const float*>(source));
-  alignas(64) std::uint16_t buffer[kAmxDepth] = {};
+  if (rows.columns - column >= kTileDepth) return V::load(reinterpret_cast<const float*>(source));
+  alignas(64) std::uint16_t buffer[kTileDepth] = {};
   std::memcpy(buffer, source, static_cast<std::size_t>(rows.columns - column) * 2);
   return V::load(reinterpret_cast<const float*>(buffer));
 }
@@ -53,7 +37,7 @@ inline typename V::Float load_words(const Rows& rows, std::int64_t row, int colu
 // 64 bytes of each of Count rows, of which the first `count` may be alive; the rest are zero.
 template <class V, int Count>
 inline void load_block(const Rows& rows, std::int64_t first, int count, int column, __m512i (&words)[Count]) {
-  if (count == Count && rows.columns - column >= kAmxDepth && rows.all_alive(first, Count)) {
+  if (count == Count && rows.columns - column >= kTileDepth && rows.all_alive(first, Count)) {
     const auto* source = static_cast<const std::uint16_t*>(rows.data) + first * rows.stride + column;
     for (int row = 0; row < Count; ++row) words[row] = _mm512_loadu_si512(source + row * rows.stride);
     return;
@@ -63,15 +47,15 @@ inline void load_block(const Rows& rows, std::int64_t first, int count, int colu
   }
 }
 
-// A operand: `count` rows from `first` on, to out[row][pitch], filled up with zeros to a multiple of 16 rows.
+// A operand: `count` rows from `first` on, filled up with zeros to two tiles: out[step][row][32].
 template <class V>
-void pack_left(const Rows& rows, std::int64_t first, int count, int padded, std::uint16_t* out, std::ptrdiff_t pitch) {
-  for (int row = 0; row < padded; row += kAmxRows) {
-    for (int column = 0; column < pitch; column += kAmxDepth) {
-      __m512i words[kAmxRows];
-      load_block<V>(rows, first + row, static_cast<int>(clamp(count - row, 0, kAmxRows)), column, words);
-      for (int lane = 0; lane < kAmxRows; ++lane) {
-        _mm512_storeu_si512(out + (row + lane) * pitch + column, words[lane]);
+void pack_left(const Rows& rows, std::int64_t first, int count, int steps, std::uint16_t* out) {
+  for (int row = 0; row < 2 * kTileHeight; row += kTileHeight) {
+    for (int step = 0; step < steps; ++step) {
+      __m512i words[kTileHeight];
+      load_block<V>(rows, first + row, static_cast<int>(clamp(count - row, 0, kTileHeight)), step * kTileDepth, words);
+      for (int lane = 0; lane < kTileHeight; ++lane) {
+        _mm512_storeu_si512(out + ((2 * step * kTileHeight) + row + lane) * kTileDepth, words[lane]);
       }
     }
   }
@@ -87,12 +71,12 @@ void pack_right(const Rows& rows, std::int64_t first, int count, int column_tile
     order[1][lane] = static_cast<std::uint16_t>(16 + lane / 2 + lane % 2 * 32);
   }
   for (int tile = 0; tile < column_tiles; tile += 2) {
-    __m512i words[kAmxDepth];
+    __m512i words[kTileDepth];
     load_block<V>(rows, first, count, tile * 16, words);
     for (int half = 0; half < 2 && tile + half < column_tiles; ++half) {
       const __m512i interleaved = _mm512_load_si512(order[half]);
       for (int row = 0; row < 16; ++row) {
-        _mm512_storeu_si512(out + (tile + half) * kAmxTileBytes + row * 64,
+        _mm512_storeu_si512(out + (tile + half) * kTileBytes + row * 64,
                             _mm512_permutex2var_epi16(words[row], interleaved, words[row + 16]));
       }
     }
@@ -122,13 +106,13 @@ inline void store_columns(__m512i (&words)[32], std::uint16_t* out, std::ptrdiff
 template <class V>
 void pack_left_transposed(const Rows& rows, std::int64_t first, int count, int column_tiles, std::uint16_t* out,
                           int depth) {
-  for (int step = 0; step < depth / kAmxDepth; ++step) {
-    const std::int64_t row = first + step * kAmxDepth;
-    const int here = static_cast<int>(clamp(count - step * kAmxDepth, 0, kAmxDepth));
-    for (int column = 0; column < column_tiles * 16; column += kAmxDepth) {
-      __m512i words[kAmxDepth];
+  for (int step = 0; step < depth / kTileDepth; ++step) {
+    const std::int64_t row = first + step * kTileDepth;
+    const int here = static_cast<int>(clamp(count - step * kTileDepth, 0, kTileDepth));
+    for (int column = 0; column < column_tiles * 16; column += kTileDepth) {
+      __m512i words[kTileDepth];
       load_block<V>(rows, row, here, column, words);
-      store_columns<V>(words, out + column * depth + step * kAmxDepth, depth, column_tiles * 16 - column);
+      store_columns<V>(words, out + column * depth + step * kTileDepth, depth, column_tiles * 16 - column);
     }
   }
 }

@@ -1,5 +1,5 @@
-// Attention's backward in bfloat16 on AMX tiles, transposed: keys are the rows of a tile of scores, queries its
-// columns.
+// Attention's backward in bfloat16 on tiles, transposed: keys are the rows of a tile of scores, queries its columns.
+// Tiles is who multiplies (tile_product.h).
 //
 //   S^T = K Q^T,  dP^T = V dO^T           P^T and dS^T from them, a query a lane: nothing is summed across a vector
 //   dV += P^T dO,  dK += dS^T Q           P^T and dS^T as A operands
@@ -13,14 +13,16 @@
 #include "attention_kernels.h"
 #include "backward_group.h"
 #include "strips.h"
-#include "weights_amx.h"
+#include "tile_product.h"
+#include "weights_bf16.h"
 
 namespace fastbert {
 namespace {
 
-struct AmxProducts {
-  using Vector = fastbert::Vector;
-  using Session = TileSession;
+template <class Tiles>
+struct Bf16Products {
+  using Vector = Bf16Vector;
+  using Session = typename Tiles::Session;
   static constexpr int group_rows = 128;
   static constexpr int panel = kChunk;
   static constexpr bool transposed = true;
@@ -39,9 +41,9 @@ struct AmxProducts {
 
     Backward(std::int64_t head_dim, std::int64_t keys, Scratch& scratch)
         : tiles_(static_cast<int>(ceil_divide(head_dim, 16))),
-          steps_(static_cast<int>(ceil_divide(head_dim, kAmxDepth))),
+          steps_(static_cast<int>(ceil_divide(head_dim, kTileDepth))),
           pitch_(row_pitch(width_of(head_dim))) {
-      const std::int64_t depth = steps_ * kAmxDepth, width = tiles_ * 16, chunks = keys / kChunk;
+      const std::int64_t depth = steps_ * kTileDepth, width = tiles_ * 16, chunks = keys / kChunk;
       k_ = scratch.halves(keys * depth);
       v_ = scratch.halves(keys * depth);
       k_transposed_ = scratch.halves(keys * width);
@@ -55,21 +57,21 @@ struct AmxProducts {
       gradients_ = scratch.floats(keys * 2 * kStrip);
       strip_bytes_ = keys * kStrip;
       bytes_ = scratch.bytes(2 * strip_bytes_);
-      weights_ = scratch.bytes(chunks * kPairs * 2 * kAmxTileBytes);
-      ds_ = scratch.bytes(chunks * kPairs * 2 * kAmxTileBytes);
-      ds_columns_ = scratch.bytes(chunks * kPairs * 2 * kAmxTileBytes);
+      weights_ = scratch.bytes(chunks * kPairs * 2 * kTileBytes);
+      ds_ = scratch.bytes(chunks * kPairs * 2 * kTileBytes);
+      ds_columns_ = scratch.bytes(chunks * 2 * kTileBytes);
       dq_transposed_ = scratch.floats(width * 2 * kStrip);
     }
 
     void load_keys(const Rows& k, const Rows& v, std::int64_t first, int count) {
-      const int depth = steps_ * kAmxDepth;
+      const int depth = steps_ * kTileDepth;
       for (int key = 0; key < count; key += kChunk) {
         const int here = static_cast<int>(lesser(kChunk, count - key));
         prefetch_rows(k, first + key + kChunk, kChunk);
         prefetch_rows(v, first + key + kChunk, kChunk);
-        pack_left<Vector>(k, first + key, here, kChunk, k_ + key * depth, depth);
-        pack_left<Vector>(v, first + key, here, kChunk, v_ + key * depth, depth);
-        pack_left_transposed<Vector>(k, first + key, here, tiles_, k_transposed_ + key * tiles_ * 16, kAmxDepth);
+        pack_left<Vector>(k, first + key, here, steps_, k_ + key * depth);
+        pack_left<Vector>(v, first + key, here, steps_, v_ + key * depth);
+        pack_left_transposed<Vector>(k, first + key, here, tiles_, k_transposed_ + key * tiles_ * 16, kTileDepth);
       }
       const auto bytes = sizeof(float) * static_cast<std::size_t>(round_up(count, kChunk) * pitch_);
       std::memset(dk_, 0, bytes);
@@ -83,13 +85,13 @@ struct AmxProducts {
         const int row = strip * kStrip, here = static_cast<int>(clamp(count - row, 0, kStrip));
         prefetch_rows(q, row + kStrip, kStrip);
         prefetch_rows(dout, row + kStrip, kStrip);
-        pack_strip(q, row, here, steps_, q_columns_ + strip * steps_ * kAmxTileBytes);
-        pack_strip(dout, row, here, steps_, dout_columns_ + strip * steps_ * kAmxTileBytes);
+        pack_strip(q, row, here, steps_, q_columns_ + strip * steps_ * kTileBytes);
+        pack_strip(dout, row, here, steps_, dout_columns_ + strip * steps_ * kTileBytes);
       }
       for (int pair = 0; pair < pairs_; ++pair) {
         const int row = pair * 2 * kStrip, here = static_cast<int>(lesser(2 * kStrip, count - row));
-        pack_right<Vector>(q, row, here, tiles_, q_rows_ + pair * tiles_ * kAmxTileBytes);
-        pack_right<Vector>(dout, row, here, tiles_, dout_rows_ + pair * tiles_ * kAmxTileBytes);
+        pack_right<Vector>(q, row, here, tiles_, q_rows_ + pair * tiles_ * kTileBytes);
+        pack_right<Vector>(dout, row, here, tiles_, dout_rows_ + pair * tiles_ * kTileBytes);
       }
     }
 
@@ -122,34 +124,16 @@ struct AmxProducts {
    private:
     static constexpr std::int64_t kMostKeys = 512;
     static constexpr int kPairs = group_rows / (2 * kStrip);
-    static constexpr int kTile = kAmxTileBytes / 4, kHalfTile = kAmxTileBytes / 2;
+    static constexpr int kTile = kTileBytes / 4, kHalfTile = kTileBytes / 2;
 
     // Of a chunk: two tiles of one strip, two of the other.
     void multiply(const std::uint16_t* keys, const std::uint8_t* queries, int pair, float* out) const {
-      const std::ptrdiff_t key_pitch = steps_ * kAmxDepth, strip_bytes = steps_ * kAmxTileBytes;
+      const std::ptrdiff_t strip_bytes = steps_ * kTileBytes;
       const std::uint8_t* right = queries + 2 * pair * strip_bytes;
-      __asm__ volatile("" : : : "memory");
       for (std::int64_t chunk = seen_[pair].begin; chunk < seen_[pair].end; ++chunk) {
-        const std::uint16_t* left = keys + chunk * kChunk * key_pitch;
-        float* place = out + chunk * 4 * kTile;
-        _tile_zero(0);
-        _tile_zero(1);
-        _tile_zero(2);
-        _tile_zero(3);
-        for (int step = 0; step < steps_; ++step) {
-          _tile_loadd(4, left + step * kAmxDepth, key_pitch * 2);
-          _tile_loadd(6, right + step * kAmxTileBytes, 64);
-          _tile_dpbf16ps(0, 4, 6);
-          _tile_loadd(5, left + kAmxRows * key_pitch + step * kAmxDepth, key_pitch * 2);
-          _tile_dpbf16ps(1, 5, 6);
-          _tile_loadd(7, right + strip_bytes + step * kAmxTileBytes, 64);
-          _tile_dpbf16ps(2, 4, 7);
-          _tile_dpbf16ps(3, 5, 7);
-        }
-        _tile_stored(0, place, 64);
-        _tile_stored(1, place + kTile, 64);
-        _tile_stored(2, place + 2 * kTile, 64);
-        _tile_stored(3, place + 3 * kTile, 64);
+        const std::uint16_t* left = keys + chunk * steps_ * kChunkNumbers;
+        Tiles::multiply({true, true, false, out + chunk * 4 * kTile, kStrip, 2 * kTile, strip_bytes}, steps_,
+                        [&](int step) { return TileOperands{left + step * kChunkNumbers, right + step * kTileBytes}; });
       }
     }
 
@@ -170,9 +154,9 @@ struct AmxProducts {
           const Range keys{block.first + chunk * kChunk, block.first + (chunk + 1) * kChunk};
           const bool masked = block.living != nullptr || queries.empty() || !band.covers(queries, keys);
           const ChunkMask mask{band, queries.begin, keys.begin, block.living, block.first};
-          const auto weigh_chunk = threshold > 0
-                                       ? (masked ? weigh_backward<true, true> : weigh_backward<false, true>)
-                                       : (masked ? weigh_backward<true, false> : weigh_backward<false, false>);
+          const auto weigh_chunk =
+              threshold > 0 ? (masked ? weigh_backward<Tiles, true, true> : weigh_backward<Tiles, false, true>)
+                            : (masked ? weigh_backward<Tiles, true, false> : weigh_backward<Tiles, false, false>);
           const std::int64_t place = (2 * chunk + j) * 2 * kTile;
           weigh_chunk(scores_ + place, gradients_ + place, params.scale, group.lse + row, mask,
                       {bytes + chunk * kChunk * kStrip, threshold}, sums);
@@ -185,47 +169,29 @@ struct AmxProducts {
       }
       const auto differentiate_chunk = threshold > 0 ? differentiate_backward<true> : differentiate_backward<false>;
       for (std::int64_t chunk = seen_[pair].begin; chunk < seen_[pair].end; ++chunk) {
-        const std::ptrdiff_t place = (chunk * kPairs + pair) * 2 * kAmxTileBytes;
+        const std::ptrdiff_t place = (chunk * kPairs + pair) * 2 * kTileBytes;
         differentiate_chunk(scores_ + chunk * 4 * kTile, gradients_ + chunk * 4 * kTile, deltas,
                             {bytes_ + chunk * kChunk * kStrip, threshold}, strip_bytes_, weights_ + place, ds_ + place,
-                            ds_columns_ + place);
+                            ds_columns_ + chunk * 2 * kTileBytes);
       }
     }
 
     // dQ of two strips: dQ^T = K^T dS^T, and back to rows.
     void multiply_gradients(int pair, float* dq, std::ptrdiff_t pitch) {
-      __asm__ volatile("" : : : "memory");
+      const std::int64_t begin = seen_[pair].begin;
+      const int chunks = static_cast<int>(seen_[pair].end - begin);
       for (int tile = 0; tile < tiles_; tile += 2) {
-        const bool low = tile + 1 < tiles_;
-        _tile_zero(0);
-        _tile_zero(1);
-        _tile_zero(2);
-        _tile_zero(3);
-        for (std::int64_t chunk = seen_[pair].begin; chunk < seen_[pair].end; ++chunk) {
-          const std::uint16_t* left = k_transposed_ + (chunk * tiles_ + tile) * kHalfTile;
-          const std::uint8_t* right = ds_columns_ + (chunk * kPairs + pair) * 2 * kAmxTileBytes;
-          _tile_loadd(4, left, 64);
-          _tile_loadd(6, right, 64);
-          _tile_dpbf16ps(0, 4, 6);
-          _tile_loadd(7, right + kAmxTileBytes, 64);
-          _tile_dpbf16ps(1, 4, 7);
-          if (!low) continue;
-          _tile_loadd(5, left + kHalfTile, 64);
-          _tile_dpbf16ps(2, 5, 6);
-          _tile_dpbf16ps(3, 5, 7);
-        }
-        float* out = dq_transposed_ + tile * 2 * kTile;
-        _tile_stored(0, out, 64);
-        _tile_stored(1, out + kTile, 64);
-        if (!low) continue;
-        _tile_stored(2, out + 2 * kTile, 64);
-        _tile_stored(3, out + 3 * kTile, 64);
+        Tiles::multiply(
+            {tile + 1 < tiles_, true, false, dq_transposed_ + tile * kTile, kStrip, tiles_ * kTile, kTileBytes}, chunks,
+            [&](int i) {
+              return TileOperands{k_transposed_ + ((begin + i) * tiles_ + tile) * kHalfTile,
+                                  ds_columns_ + (begin + i) * 2 * kTileBytes};
+            });
       }
-      __asm__ volatile("" : : : "memory");
       for (int tile = 0; tile < tiles_; ++tile) {
         for (int j = 0; j < 2; ++j) {
           __m512 numbers[16];
-          const float* in = dq_transposed_ + (2 * tile + j) * kTile;
+          const float* in = dq_transposed_ + (j * tiles_ + tile) * kTile;
           for (int lane = 0; lane < 16; ++lane) numbers[lane] = Vector::load(in + lane * kStrip);
           Vector::transpose(numbers);
           float* out = dq + j * kStrip * pitch + tile * 16;
@@ -236,34 +202,18 @@ struct AmxProducts {
 
     // out[key] += the sum over the queries that see the chunk of weights[key][query] * rows[query].
     void add_to_keys(std::int64_t chunk, const std::uint8_t* weights, const std::uint8_t* rows, float* out) const {
-      __asm__ volatile("" : : : "memory");
-      for (int tile = 0; tile < tiles_; tile += 2) {
-        const bool both = tile + 1 < tiles_;
-        float *upper = out + chunk * kChunk * pitch_ + tile * 16, *lower = upper + kAmxRows * pitch_;
-        _tile_loadd(0, upper, pitch_ * 4);
-        _tile_loadd(1, lower, pitch_ * 4);
-        if (both) _tile_loadd(2, upper + 16, pitch_ * 4);
-        if (both) _tile_loadd(3, lower + 16, pitch_ * 4);
-        for (int pair = 0; pair < pairs_; ++pair) {
-          if (chunk < seen_[pair].begin || chunk >= seen_[pair].end) continue;
-          const std::uint8_t* left = weights + (chunk * kPairs + pair) * 2 * kAmxTileBytes;
-          const std::uint8_t* right = rows + (pair * tiles_ + tile) * kAmxTileBytes;
-          _tile_loadd(4, left, 64);
-          _tile_loadd(6, right, 64);
-          _tile_dpbf16ps(0, 4, 6);
-          _tile_loadd(5, left + kAmxTileBytes, 64);
-          _tile_dpbf16ps(1, 5, 6);
-          if (!both) continue;
-          _tile_loadd(7, right + kAmxTileBytes, 64);
-          _tile_dpbf16ps(2, 4, 7);
-          _tile_dpbf16ps(3, 5, 7);
-        }
-        _tile_stored(0, upper, pitch_ * 4);
-        _tile_stored(1, lower, pitch_ * 4);
-        if (both) _tile_stored(2, upper + 16, pitch_ * 4);
-        if (both) _tile_stored(3, lower + 16, pitch_ * 4);
+      int seeing[kPairs], count = 0;
+      for (int pair = 0; pair < pairs_; ++pair) {
+        if (chunk >= seen_[pair].begin && chunk < seen_[pair].end) seeing[count++] = pair;
       }
-      __asm__ volatile("" : : : "memory");
+      for (int tile = 0; tile < tiles_; tile += 2) {
+        Tiles::multiply(
+            {true, tile + 1 < tiles_, true, out + chunk * kChunk * pitch_ + tile * 16, pitch_, 16, kTileBytes}, count,
+            [&](int i) {
+              return TileOperands{weights + (chunk * kPairs + seeing[i]) * 2 * kTileBytes,
+                                  rows + (seeing[i] * tiles_ + tile) * kTileBytes};
+            });
+      }
     }
 
     int tiles_, steps_, pairs_ = 0;

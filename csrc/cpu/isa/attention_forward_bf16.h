@@ -1,4 +1,5 @@
-// The forward of attention in bfloat16 on AMX tiles, transposed: keys are the rows of a tile, queries its columns.
+// The forward of attention in bfloat16 on tiles, transposed: keys are the rows of a tile, queries its columns. Tiles is
+// who multiplies (tile_product.h).
 //
 //   S^T = K Q^T            scores of a chunk of 32 keys against a strip of 16 queries
 //   P^T = 2^(c S^T - b)    b bounds the row's scores, so there is no maximum to look for and nothing to rescale
@@ -15,65 +16,70 @@
 // bfloat16, for what O is divided by is the sum of the same numbers, from the same tiles: a row that sees one key
 // gives its value, and the average loss cancels.
 //
-// Tiles and vectors take turns, 32 queries by 128 keys: products of two by two tiles, weights, products. (Alternating
-// them chunk by chunk, so that the processor does both at once, measured 11% slower. While tiles multiply, products of
-// vectors run on one port of two, and sums that stay in tile registers leave no room for products of two by two.)
+// Tiles and vectors take turns, 32 queries by 128 keys: products of two by two tiles, weights, products. (On AMX,
+// alternating them chunk by chunk, so that the processor does both at once, measured 11% slower. While tiles multiply,
+// products of vectors run on one port of two, and sums that stay in tile registers leave no room for products of two by
+// two.)
 #pragma once
 
 #include "attention_forward.h"
 #include "products_float.h"
-#include "weights_amx.h"
+#include "weights_bf16.h"
 
 namespace fastbert {
 namespace {
 
-class AmxForward {
+template <class Tiles>
+class Bf16Forward {
  public:
   static constexpr int group_rows = kStrip;
   static constexpr std::int64_t most_rows = 768;  // 192 spent a third of the time on packing
 
   static std::size_t scratch_bytes(std::int64_t head_dim, std::int64_t rows, std::int64_t seq_k) {
     Scratch measure(nullptr);
-    AmxForward(head_dim, rows, seq_k, measure);
+    Bf16Forward(head_dim, rows, seq_k, measure);
     return measure.used();
   }
 
   static void run(const ForwardPiece& piece, void* memory, const PhiloxStreamKernels& philox) {
     Scratch scratch(memory);
     const std::int64_t rows = piece.heads * round_up(piece.queries, kStrip);
-    AmxForward forward(piece.params->head_dim, rows, piece.sequence.seq_k, scratch);
+    Bf16Forward forward(piece.params->head_dim, rows, piece.sequence.seq_k, scratch);
     forward.run(piece);
     forward.repeat_unsafe(piece, philox);
   }
 
  private:
   using Careful = Forward<FloatProducts<Vector>>;
-  static constexpr int kBlockChunks = 4;                    // scores that stay in the first-level cache
-  static constexpr std::int64_t kSegmentNumbers = 1 << 17;  // of keys packed at a time: 256 KB
+  static constexpr int kBlockChunks = 4;                                  // scores that stay in the first-level cache
+  static constexpr int kSumRows = Tiles::sums_weights ? kTileHeight : 1;  // of cut_sums; all are alike
+  static constexpr std::int64_t kSegmentNumbers = 1 << 17;                // of keys packed at a time: 256 KB
   static constexpr std::int64_t kCarefulRows = 192;
   static constexpr float kHeadroom = 60.0f;                    // weights may be 2^60,
   static constexpr float kLeast = 0x1p-80f, kMost = 0x1p120f;  // and their sum anything in between
 
-  AmxForward(std::int64_t head_dim, std::int64_t rows, std::int64_t seq_k, Scratch& scratch)
+  Bf16Forward(std::int64_t head_dim, std::int64_t rows, std::int64_t seq_k, Scratch& scratch)
       : dim(static_cast<int>(head_dim)),
         tiles(static_cast<int>(ceil_divide(head_dim, 16))),
-        steps(static_cast<int>(ceil_divide(head_dim, kAmxDepth))),
-        segment_keys(lesser(round_up(seq_k, kChunk), kSegmentNumbers / (steps * kAmxDepth))) {
+        steps(static_cast<int>(ceil_divide(head_dim, kTileDepth))),
+        segment_keys(lesser(round_up(seq_k, kChunk), kSegmentNumbers / (steps * kTileDepth))) {
     const std::int64_t strips = rows / kStrip;
     scores = scratch.floats(kBlockChunks * 2 * kChunk * kStrip);
-    weights = scratch.bytes(kBlockChunks * 2 * kAmxTileBytes);
-    whole_weights = scratch.bytes(kBlockChunks * 2 * kAmxTileBytes);
-    ones = scratch.halves(kAmxTileBytes / 2);
+    weights = scratch.bytes(kBlockChunks * 2 * kTileBytes);
+    if constexpr (Tiles::sums_weights) {
+      whole_weights = scratch.bytes(kBlockChunks * 2 * kTileBytes);
+      ones = scratch.halves(kTileBytes / 2);
+    }
     bytes = scratch.bytes(kBlockChunks * kChunk * kStrip);
-    keys = scratch.halves(segment_keys * steps * kAmxDepth);
+    keys = scratch.halves(segment_keys * steps * kTileDepth);
     values = scratch.halves(segment_keys * tiles * 16);
     states = scratch.bytes(segment_keys / kChunk);
-    queries = scratch.bytes(strips * steps * kAmxTileBytes);
+    queries = scratch.bytes(strips * steps * kTileBytes);
     lengths = scratch.floats(strips * kStrip);
     bounds = scratch.floats(strips * kStrip);
     sums = scratch.floats(strips * kStrip);
-    cut_sums = scratch.floats(strips * kAmxTileBytes / 4);
-    out = scratch.floats(strips * tiles * kAmxTileBytes / 4);
+    cut_sums = scratch.floats(strips * kSumRows * kStrip);
+    out = scratch.floats(strips * tiles * kTileBytes / 4);
     begun = scratch.bytes(strips);
     unsafe = scratch.bytes(strips);
     careful = scratch.bytes(static_cast<std::int64_t>(Careful::scratch_bytes(head_dim, kCarefulRows, seq_k)));
@@ -93,12 +99,14 @@ class AmxForward {
   static std::int64_t strips_of(const ForwardPiece& piece) { return piece.heads * ceil_divide(piece.queries, kStrip); }
 
   void run(const ForwardPiece& piece) {
-    const TileSession session;
+    [[maybe_unused]] const typename Tiles::Session session{};
     const AttentionForwardParams& params = *piece.params;
     const Sequence& sequence = piece.sequence;
     const Band band = band_of(params, sequence);
     const Range seen = band.keys(piece.first_query, piece.first_query + piece.queries);
-    for (int i = 0; i < kAmxTileBytes / 2; ++i) ones[i] = 0x3F80;
+    if constexpr (Tiles::sums_weights) {
+      for (int i = 0; i < kTileBytes / 2; ++i) ones[i] = 0x3F80;
+    }
     for (std::int64_t strip = 0; strip < strips_of(piece); ++strip) load_queries(piece, strip);
 
     for (std::int64_t first = seen.begin / kChunk * kChunk; first < seen.end; first += segment_keys) {
@@ -123,10 +131,11 @@ class AmxForward {
     const int count = static_cast<int>(strip.queries.end - strip.queries.begin);
     if (index + 1 < strips_of(piece)) prefetch_rows(rows, strip.queries.end, kStrip);
     const Vector::Float squares =
-        pack_strip(rows, strip.queries.begin, count, steps, queries + index * steps * kAmxTileBytes);
+        pack_strip(rows, strip.queries.begin, count, steps, queries + index * steps * kTileBytes);
     Vector::store(lengths + index * kStrip, _mm512_sqrt_ps(squares));
     Vector::store(bounds + index * kStrip, Vector::broadcast(kMinusInfinity));
     Vector::store(sums + index * kStrip, Vector::zero());
+    Vector::store(cut_sums + index * kSumRows * kStrip, Vector::zero());
     begun[index] = 0;
   }
 
@@ -144,8 +153,8 @@ class AmxForward {
       const std::int64_t row = chunk - first;
       prefetch_rows(k, chunk + kChunk, kChunk);
       prefetch_rows(v, chunk + kChunk, kChunk);
-      longest = largest_or_nan(longest, pack_chunk(k, chunk, count, steps * kAmxDepth, keys + row * steps * kAmxDepth));
-      pack_left_transposed<Vector>(v, chunk, count, tiles, values + row * tiles * 16, kAmxDepth);
+      longest = largest_or_nan(longest, pack_chunk(k, chunk, count, steps, keys + row * steps * kTileDepth));
+      pack_left_transposed<Vector>(v, chunk, count, tiles, values + row * tiles * 16, kTileDepth);
       states[row / kChunk] = state_of(living, chunk, count);
     }
     longest = __builtin_sqrtf(longest);
@@ -163,7 +172,7 @@ class AmxForward {
     Vector::store(bounds + strip * kStrip, now);
     const auto correct = [&](float* x) { Vector::store(x, Vector::load(x) * correction); };
     correct(sums + strip * kStrip);
-    for (int row = 0; row < 16; ++row) correct(cut_sums + (strip * 16 + row) * kStrip);
+    for (int row = 0; row < kSumRows; ++row) correct(cut_sums + (strip * kSumRows + row) * kStrip);
     for (int row = 0; row < tiles * 16; ++row) correct(out + (strip * tiles * 16 + row) * kStrip);
   }
 
@@ -207,33 +216,13 @@ class AmxForward {
   }
 
   void multiply_keys(const Pair& pair) {
-    const std::ptrdiff_t key_pitch = steps * kAmxDepth, strip_bytes = steps * kAmxTileBytes;
+    const std::ptrdiff_t strip_bytes = steps * kTileBytes;
     const std::uint8_t* right = queries + pair.first * strip_bytes;
-    const bool two = pair.strips == 2;
-    __asm__ volatile("" : : : "memory");
     for (int i = 0; i < pair.count; ++i) {
-      const std::uint16_t* left = keys + pair.chunks[i] * kChunk * key_pitch;
-      float* out = scores + i * 2 * kChunk * kStrip;
-      _tile_zero(0);
-      _tile_zero(1);
-      _tile_zero(2);
-      _tile_zero(3);
-      for (int step = 0; step < steps; ++step) {
-        _tile_loadd(4, left + step * kAmxDepth, key_pitch * 2);
-        _tile_loadd(6, right + step * kAmxTileBytes, 64);
-        _tile_dpbf16ps(0, 4, 6);
-        _tile_loadd(5, left + kAmxRows * key_pitch + step * kAmxDepth, key_pitch * 2);
-        _tile_dpbf16ps(1, 5, 6);
-        if (!two) continue;
-        _tile_loadd(7, right + strip_bytes + step * kAmxTileBytes, 64);
-        _tile_dpbf16ps(2, 4, 7);
-        _tile_dpbf16ps(3, 5, 7);
-      }
-      _tile_stored(0, out, 64);
-      _tile_stored(1, out + kAmxRows * kStrip, 64);
-      if (!two) continue;
-      _tile_stored(2, out + kChunk * kStrip, 64);
-      _tile_stored(3, out + (kChunk + kAmxRows) * kStrip, 64);
+      const std::uint16_t* left = keys + pair.chunks[i] * steps * kChunkNumbers;
+      Tiles::multiply(
+          {true, pair.strips == 2, false, scores + i * 2 * kChunk * kStrip, kStrip, kChunk * kStrip, strip_bytes},
+          steps, [&](int step) { return TileOperands{left + step * kChunkNumbers, right + step * kTileBytes}; });
     }
   }
 
@@ -248,12 +237,14 @@ class AmxForward {
         const std::int64_t key = segment + pair.chunks[i] * kChunk;
         const bool masked = states[pair.chunks[i]] != kAlive || !band.covers(pair.queries[j], {key, key + kChunk});
         const ChunkMask mask{band, pair.queries[j].begin, key, living_keys(params, piece.sequence)};
-        const auto weigh_chunk = dropped ? (masked ? weigh_forward<true, true> : weigh_forward<false, true>)
-                                         : (masked ? weigh_forward<true, false> : weigh_forward<false, false>);
+        const auto weigh_chunk =
+            dropped ? (masked ? weigh_forward<Tiles, true, true> : weigh_forward<Tiles, false, true>)
+                    : (masked ? weigh_forward<Tiles, true, false> : weigh_forward<Tiles, false, false>);
         const int place = 2 * i + j;
+        const WeightsOut to{sums + row, Tiles::sums_weights ? nullptr : cut_sums + row, weights + place * kTileBytes,
+                            Tiles::sums_weights ? whole_weights + place * kTileBytes : nullptr};
         weigh_chunk(scores + place * kChunk * kStrip, params.scale * kLog2E, bounds + row, mask,
-                    {bytes + i * kChunk * kStrip, params.dropout_threshold}, sums + row,
-                    weights + place * kAmxTileBytes, whole_weights + place * kAmxTileBytes);
+                    {bytes + i * kChunk * kStrip, params.dropout_threshold}, to);
       }
     }
   }
@@ -268,54 +259,24 @@ class AmxForward {
     }
   }
 
-  // O^T += V^T P^T, and the sums of P.
+  // O^T += V^T P^T, and the sums of P where they have not been taken.
   void add_values(const Pair& pair, bool dropped) {
-    const bool fresh = begun[pair.first] == 0;
-    const std::ptrdiff_t strip_tiles = tiles * kAmxTileBytes / 4;
+    const bool add = begun[pair.first] != 0, wide = pair.strips == 2;
+    const std::ptrdiff_t strip = tiles * kTileBytes / 4;
     for (int tile = 0; tile < tiles; tile += 2) {
-      float* sum = out + pair.first * strip_tiles + tile * kAmxTileBytes / 4;
-      const std::uint16_t* left = values + tile * kAmxTileBytes / 2;
-      add_tiles(pair, static_cast<int>(lesser(2, tiles - tile)), left, tiles * kAmxTileBytes / 2, weights, sum,
-                strip_tiles, fresh);
+      float* sum = out + pair.first * strip + tile * kTileBytes / 4;
+      const std::uint16_t* left = values + tile * kTileBytes / 2;
+      Tiles::multiply({tile + 1 < tiles, wide, add, sum, kStrip, strip, kTileBytes}, pair.count, [&](int i) {
+        return TileOperands{left + pair.chunks[i] * tiles * (kTileBytes / 2), weights + 2 * i * kTileBytes};
+      });
     }
-    add_tiles(pair, 1, ones, 0, dropped ? whole_weights : weights, cut_sums + pair.first * kAmxTileBytes / 4,
-              kAmxTileBytes / 4, fresh);
+    if constexpr (Tiles::sums_weights) {
+      const std::uint8_t* right = dropped ? whole_weights : weights;
+      float* sum = cut_sums + pair.first * kSumRows * kStrip;
+      Tiles::multiply({false, wide, add, sum, kStrip, kSumRows * kStrip, kTileBytes}, pair.count,
+                      [&](int i) { return TileOperands{ones, right + 2 * i * kTileBytes}; });
+    }
     begun[pair.first] = begun[pair.first + pair.strips - 1] = 1;
-  }
-
-  // One or two tiles of rows, by the strips of a pair: sums += left right, over all chunks.
-  static void add_tiles(const Pair& pair, int rows, const std::uint16_t* left, std::ptrdiff_t chunk,
-                        const std::uint8_t* right, float* sum, std::ptrdiff_t strip, bool fresh) {
-    constexpr int kTile = kAmxTileBytes / 4;
-    const bool low = rows == 2, two = pair.strips == 2, both = low && two;
-    __asm__ volatile("" : : : "memory");
-    if (fresh) {
-      _tile_zero(0);
-      _tile_zero(1);
-      _tile_zero(2);
-      _tile_zero(3);
-    } else {
-      _tile_loadd(0, sum, 64);
-      if (low) _tile_loadd(1, sum + kTile, 64);
-      if (two) _tile_loadd(2, sum + strip, 64);
-      if (both) _tile_loadd(3, sum + strip + kTile, 64);
-    }
-    for (int i = 0; i < pair.count; ++i) {
-      const std::uint16_t* a = left + pair.chunks[i] * chunk;
-      const std::uint8_t* b = right + 2 * i * kAmxTileBytes;
-      _tile_loadd(4, a, 64);
-      _tile_loadd(6, b, 64);
-      _tile_dpbf16ps(0, 4, 6);
-      if (low) _tile_loadd(5, a + kAmxTileBytes / 2, 64);
-      if (low) _tile_dpbf16ps(1, 5, 6);
-      if (two) _tile_loadd(7, b + kAmxTileBytes, 64);
-      if (two) _tile_dpbf16ps(2, 4, 7);
-      if (both) _tile_dpbf16ps(3, 5, 7);
-    }
-    _tile_stored(0, sum, 64);
-    if (low) _tile_stored(1, sum + kTile, 64);
-    if (two) _tile_stored(2, sum + strip, 64);
-    if (both) _tile_stored(3, sum + strip + kTile, 64);
   }
 
   void finish(const ForwardPiece& piece, const Band& band, std::int64_t index) {
@@ -343,11 +304,11 @@ class AmxForward {
     _mm512_mask_storeu_ps(lse, rows, Vector::select(safe, logarithm, Vector::broadcast(kMinusInfinity)));
 
     const Vector::Float survivors = Vector::broadcast(survivor_scale(params.dropout_threshold));
-    const Vector::Float factor = Vector::or_zero(safe, survivors / Vector::load(cut_sums + index * kAmxTileBytes / 4));
+    const Vector::Float factor = Vector::or_zero(safe, survivors / Vector::load(cut_sums + index * kSumRows * kStrip));
     const std::int64_t row_stride = params.heads * params.head_dim;
     const std::int64_t first =
         row_q(params, piece.sequence, strip.queries.begin) * row_stride + strip.head * params.head_dim;
-    unsafe[index] = !unpack_strip(out + index * tiles * kAmxTileBytes / 4, tiles, begun[index] != 0, factor, count, dim,
+    unsafe[index] = !unpack_strip(out + index * tiles * kTileBytes / 4, tiles, begun[index] != 0, factor, count, dim,
                                   at(params.dtype, static_cast<std::uint16_t*>(params.out), first), row_stride);
   }
 
@@ -375,8 +336,8 @@ class AmxForward {
   std::int64_t segment_keys;
   float longest = 0.0f;  // of the keys of the segment
   float *scores, *lengths, *bounds, *sums, *cut_sums, *out;
-  std::uint16_t *ones, *keys, *values;
-  std::uint8_t *weights, *whole_weights, *bytes, *states, *queries, *begun, *unsafe, *careful;
+  std::uint16_t *ones = nullptr, *keys, *values;
+  std::uint8_t *weights, *whole_weights = nullptr, *bytes, *states, *queries, *begun, *unsafe, *careful;
 };
 
 }  // namespace
