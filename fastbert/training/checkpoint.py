@@ -2,11 +2,12 @@
 
 ``output/checkpoints/step-00000200/`` holds the model as ``save_pretrained`` writes it, ``state.safetensors`` (optimizer
 moments and random generator states) and ``state.json`` (counters, the configuration, and the SHA-256 of every other
-file). Nothing is pickled.
+file and of its own content). Nothing is pickled.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 import os
@@ -53,7 +54,9 @@ def save_checkpoint(
         save_model(aside)
         write_tensors({name: value.detach().contiguous().cpu() for name, value in tensors.items()}, aside / _TENSORS)
         checksums = {path.name: sha256_of(path) for path in sorted(aside.iterdir())}
-        (aside / _STATE).write_text(json.dumps({**state, "sha256": checksums}, indent=2) + "\n", encoding="utf-8")
+        content = {**state, "sha256": checksums}
+        content = {**content, "own_sha256": _digest(content)}
+        (aside / _STATE).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
     for old in list_checkpoints(root)[keep:]:
         shutil.rmtree(old)
     return directory
@@ -91,10 +94,18 @@ def _load(directory: Path) -> Checkpoint:
     state = json.loads((directory / _STATE).read_text(encoding="utf-8"))
     if not isinstance(state, dict) or not isinstance(state.get("sha256"), dict):
         raise ValueError(f"{_STATE} has no checksums")
+    if state.pop("own_sha256", None) != _digest(state):
+        raise ValueError(f"{_STATE} does not match its own checksum")
     for name, expected in state.pop("sha256").items():
         if sha256_of(directory / name) != expected:
             raise ValueError(f"{name} does not match its checksum")
     return Checkpoint(directory, state, load_file(directory / _TENSORS))
+
+
+def _digest(content: dict[str, Any]) -> str:
+    """Of what JSON keeps of it, however it is spaced."""
+    kept = json.loads(json.dumps(content))
+    return hashlib.sha256(json.dumps(kept, sort_keys=True).encode("utf-8")).hexdigest()
 
 
 def optimizer_tensors(optimizer: torch.optim.Optimizer, model: nn.Module) -> dict[str, Tensor]:
