@@ -117,9 +117,9 @@ def _commands() -> dict[str, Command]:
 
     return {
         "pretrain": Command(PretrainConfig, lambda c: _report(pretrain(c)), "Pretrain BERT or GPT on text files."),
-        "finetune": Command(FinetuneConfig, lambda c: _report(finetune(c)), "Fine-tune a model on labelled text."),
-        "evaluate": Command(inference.EvaluateConfig, _evaluate, "Measure a fine-tuned model on labelled text."),
-        "predict": Command(inference.PredictConfig, _predict, "Label texts with a fine-tuned model."),
+        "finetune": Command(FinetuneConfig, lambda c: _report(finetune(c)), "Fine-tune a model on a task."),
+        "evaluate": Command(inference.EvaluateConfig, _evaluate, "Measure a fine-tuned model on labelled data."),
+        "predict": Command(inference.PredictConfig, _predict, "Use a fine-tuned model on new data."),
         "embed": Command(EmbedConfig, _embed, "Give texts vectors that are near where they mean the same."),
         "generate": Command(inference.GenerateConfig, _generate, "Continue a prompt with a GPT."),
         "fill-mask": Command(inference.FillMaskConfig, _fill_mask, "Fill the masks of a text with a BERT."),

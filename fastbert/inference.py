@@ -1,39 +1,44 @@
-"""Using trained models: evaluate and predict labels, fill masks, continue prompts."""
+"""Using trained models: evaluate them, predict with them, fill masks, continue prompts."""
 
 from __future__ import annotations
 
-import csv
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass, field, fields
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import torch
 from accelerate import Accelerator
 from torch import Tensor
 
-from fastbert.data import TextClassificationExamples, TextStream, Tokenizer, collate, read_records, token_budget_batches
+from fastbert.data import TextStream, Tokenizer
 from fastbert.files import replaced
 from fastbert.models import GenerationConfig, GPTForPreTraining, PretrainedModel, load_pretrained
 from fastbert.packing import PackedBatch
 from fastbert.training.config import require
-from fastbert.training.evaluation import evaluate_classification
+from fastbert.training.evaluation import compute_outputs, evaluate_task
+from fastbert.training.model_setup import load_for_task
+from fastbert.training.tasks import DataOptions, TaskDefinition, task_named
 
 
 @dataclass
 class EvaluateConfig:
-    """Measure a fine-tuned model on labelled text.
+    """Measure a fine-tuned model on labelled data.
 
     Attributes:
         model: directory of the fine-tuned model.
-        data: .csv, .tsv or .jsonl file with labels.
+        data: file of the task's form, with labels.
         text_column: column of the text.
         text_pair_column: column of a second text, if the task has pairs.
         label_column: column of the label.
         max_length: longest sequence in tokens; longer texts are cut.
         tokens_per_batch: tokens computed at a time.
         backend: attention backend; None lets the library choose.
+        task: what the model was fine-tuned for; None: what its training.json says, "classification" without one.
+        token_column: column of the words in a column file, counted from 0, or from the last one with -1.
+        tag_column: column of the tags in a column file, likewise.
     """
 
     model: str
@@ -44,6 +49,9 @@ class EvaluateConfig:
     max_length: int = 128
     tokens_per_batch: int = 8192
     backend: str | None = None
+    task: str | None = None
+    token_column: int = 0
+    tag_column: int = -1
 
     def __post_init__(self) -> None:
         for name in ("max_length", "tokens_per_batch"):
@@ -52,17 +60,20 @@ class EvaluateConfig:
 
 @dataclass
 class PredictConfig:
-    """Label texts with a fine-tuned model.
+    """Use a fine-tuned model on new data.
 
     Attributes:
         model: directory of the fine-tuned model.
-        input: .csv, .tsv or .jsonl file; it needs no labels.
-        output: .csv, .tsv or .jsonl file to write: label and probability of each text, in the input's order.
+        input: file of the task's form; it needs no labels.
+        output: file to write, in the input's order: a .csv, .tsv or .jsonl table; for tagging the column file with one
+            column more; for GLUE the .tsv that its server takes.
         text_column: column of the text.
         text_pair_column: column of a second text, if the task has pairs.
         max_length: longest sequence in tokens; longer texts are cut.
         tokens_per_batch: tokens computed at a time.
         backend: attention backend; None lets the library choose.
+        task: what the model was fine-tuned for; None: what its training.json says, "classification" without one.
+        token_column: column of the words in a column file, counted from 0, or from the last one with -1.
     """
 
     model: str
@@ -73,6 +84,8 @@ class PredictConfig:
     max_length: int = 128
     tokens_per_batch: int = 8192
     backend: str | None = None
+    task: str | None = None
+    token_column: int = 0
 
     def __post_init__(self) -> None:
         for name in ("max_length", "tokens_per_batch"):
@@ -154,59 +167,43 @@ class Candidate:
     probability: float
 
 
-@dataclass(frozen=True)
-class Prediction:
-    """The most probable label of a text."""
-
-    label: str
-    probability: float
-
-
 def evaluate(config: EvaluateConfig) -> dict[str, float]:
-    """Loss, accuracy and macro F1 of a fine-tuned model on ``data``.
+    """Loss and the task's metrics of a fine-tuned model on ``data``.
 
     Raises:
-        ValueError: a model without a classification head, or data that cannot be used.
+        ValueError: a model without the task's head, or data that cannot be used.
     """
     accelerator = Accelerator()
-    model, tokenizer = _load(config.model, "classification", config.backend, accelerator.device)
-    records = read_records(
-        config.data,
-        text_column=config.text_column,
-        text_pair_column=config.text_pair_column,
-        label_column=config.label_column,
-    )
-    label2id = {label: i for i, label in enumerate(_label_names(model))}
-    examples = TextClassificationExamples(records, tokenizer, label2id, config.max_length)
-    return evaluate_classification(model, examples, tokens_per_batch=config.tokens_per_batch, accelerator=accelerator)
+    task, options = _task(config)
+    model, tokenizer = _load_for_task(config, task, accelerator.device)
+    records = task.read(config.data, options, True)
+    examples = task.encode(records, tokenizer, model.config, options, labelled=True)
+    tokens = config.tokens_per_batch
+    return evaluate_task(task, model, records, examples, tokens_per_batch=tokens, accelerator=accelerator)
 
 
-@torch.no_grad()
-def predict(config: PredictConfig) -> list[Prediction]:
-    """Label every text of ``input`` and write the labels to ``output``.
+def predict(config: PredictConfig) -> list[Any]:
+    """What the model makes of every record of ``input``, also written to ``output``.
+
+    A list with the task's predictions: ``label`` and ``probability`` for classes and choices, ``value`` for numbers,
+    ``tags`` for sentences.
 
     Raises:
-        ValueError: a model without a classification head, data that cannot be used, or an unknown output format.
+        ValueError: a model without the task's head, data that cannot be used, or an unknown output format.
     """
+    accelerator = Accelerator()
+    task, options = _task(config)
     output = Path(config.output)
-    if output.suffix not in (".csv", ".tsv", ".jsonl"):
-        raise ValueError(f"output {output} must end in .csv, .tsv or .jsonl")
-    device = Accelerator().device
-    model, tokenizer = _load(config.model, "classification", config.backend, device)
-    records = read_records(
-        config.input, text_column=config.text_column, text_pair_column=config.text_pair_column, label_column=None
-    )
-    examples = TextClassificationExamples(records, tokenizer, None, config.max_length)
-    labels = _label_names(model)
-    predictions: dict[int, Prediction] = {}
-    for indices in token_budget_batches(examples.lengths, config.tokens_per_batch, seed=0, epoch=0, shuffle=False):
-        logits = model(collate([examples[i] for i in indices]).to(device)).logits
-        best = logits.float().softmax(dim=-1).max(dim=-1)
-        for index, label, probability in zip(indices, best.indices.tolist(), best.values.tolist(), strict=True):
-            predictions[index] = Prediction(labels[label], probability)
-    ordered = [predictions[i] for i in range(len(records))]
-    _write_predictions(output, ordered)
-    return ordered
+    task.check_output(output)
+    model, tokenizer = _load_for_task(config, task, accelerator.device)
+    records = task.read(config.input, options, False)
+    examples = task.encode(records, tokenizer, model.config, options, labelled=False)
+    tokens = config.tokens_per_batch
+    outputs, _ = compute_outputs(task, model, examples, tokens_per_batch=tokens, accelerator=accelerator)
+    predictions = task.predict(records, examples, outputs, model.config)
+    with replaced(output) as aside:
+        task.write(aside, records, predictions)
+    return predictions
 
 
 @torch.no_grad()
@@ -290,17 +287,21 @@ def _load(name: str, purpose: str, backend: str | None, device: torch.device) ->
     return model.to(device), Tokenizer.load(name)
 
 
-def _label_names(model: PretrainedModel) -> list[str]:
-    names = model.config.id2label
-    return [names[i] if names else f"LABEL_{i}" for i in range(model.config.num_labels)]
+def _task(config: EvaluateConfig | PredictConfig) -> tuple[TaskDefinition[Any, Any], DataOptions]:
+    """The task that the configuration names, or the one that the run in the model's directory had."""
+    name = config.task
+    if name is None:
+        record = Path(config.model) / "training.json"
+        known = json.loads(record.read_text(encoding="utf-8")) if record.is_file() else {}
+        name = known.get("task", "classification")
+    task, options = task_named(name), DataOptions.of(config)
+    task.check_options(options)
+    return task, options
 
 
-def _write_predictions(output: Path, predictions: Iterable[Prediction]) -> None:
-    with replaced(output) as aside, aside.open("w", encoding="utf-8", newline="") as file:
-        if output.suffix == ".jsonl":
-            for prediction in predictions:
-                file.write(json.dumps({"label": prediction.label, "probability": prediction.probability}) + "\n")
-        else:
-            writer = csv.writer(file, delimiter="," if output.suffix == ".csv" else "\t", lineterminator="\n")
-            writer.writerow(("label", "probability"))
-            writer.writerows((p.label, f"{p.probability:.6f}") for p in predictions)
+def _load_for_task(
+    config: EvaluateConfig | PredictConfig, task: TaskDefinition[Any, Any], device: torch.device
+) -> tuple[PretrainedModel, Tokenizer]:
+    model = load_for_task(config.model, task, require_head=True)
+    model.set_attention_backend(config.backend)
+    return model.to(device), Tokenizer.load(config.model)

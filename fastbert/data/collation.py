@@ -17,10 +17,12 @@ def collate(examples: Sequence[Example]) -> PackedBatch:
     """Lay examples end to end, on the CPU.
 
     A field is filled when every example has it and left None when none has; anything between is an error. Integer
-    ``label`` values become int64 ``labels`` (n,), values with a float among them float32.
+    ``label`` values become int64 ``labels`` (n,), values with a float among them float32. Groups of sequences become
+    ``num_choices`` consecutive sequences with one label.
 
     Raises:
-        ValueError: no examples, a field that only some examples have, or both ``labels`` and ``label``.
+        ValueError: no examples, a field that only some examples have, both ``labels`` and ``label``, or groups of
+            different sizes.
     """
     if not examples:
         raise ValueError("collate: at least one example is needed")
@@ -28,8 +30,8 @@ def collate(examples: Sequence[Example]) -> PackedBatch:
     label = _scalars(examples, "label")
     if labels is not None and label is not None:
         raise ValueError("collate: examples have labels per token and a label per sequence, one kind is allowed")
-    lengths = np.fromiter((len(example) for example in examples), dtype=np.int64, count=len(examples))
-    cu_seqlens = np.zeros(len(examples) + 1, dtype=np.int64)
+    lengths, num_choices = _sequence_lengths(examples)
+    cu_seqlens = np.zeros(len(lengths) + 1, dtype=np.int64)
     np.cumsum(lengths, out=cu_seqlens[1:])
     positions = np.arange(cu_seqlens[-1], dtype=np.int64) - np.repeat(cu_seqlens[:-1], lengths)
     return PackedBatch(
@@ -40,7 +42,21 @@ def collate(examples: Sequence[Example]) -> PackedBatch:
         token_type_ids=_tokens(examples, "token_type_ids"),
         labels=labels if label is None else label,
         next_sentence_label=_scalars(examples, "next_sentence_label"),
+        start_positions=_scalars(examples, "start_position"),
+        end_positions=_scalars(examples, "end_position"),
+        num_choices=num_choices,
     )
+
+
+def _sequence_lengths(examples: Sequence[Example]) -> tuple[npt.NDArray[np.int64], int]:
+    """Tokens of every sequence, and how many sequences an example has."""
+    groups: list[tuple[int, ...]] = _present(examples, "sequence_lengths")
+    if not groups:
+        return np.array([len(example) for example in examples], dtype=np.int64), 1
+    sizes = sorted({len(group) for group in groups})
+    if len(sizes) > 1:
+        raise ValueError(f"collate: groups of {' and '.join(map(str, sizes))} sequences, one size is allowed")
+    return np.array(groups, dtype=np.int64).ravel(), sizes[0]
 
 
 def _tokens(examples: Sequence[Example], name: str) -> Tensor | None:

@@ -12,16 +12,20 @@ import numpy.typing as npt
 
 @dataclass(frozen=True, eq=False)
 class Example:
-    """The token ids of one sequence and its targets.
+    """The token ids of one sequence, or of a group of them that has one answer, and its targets.
 
     Token-level fields may be given as any sequence of integers and are stored as int64 arrays of one length.
 
     Attributes:
-        input_ids: (length,) token ids with the special tokens.
+        input_ids: (length,) token ids with the special tokens; those of a group lie end to end.
         token_type_ids: (length,) segment ids, or None.
         labels: (length,) targets per token, unshifted, -100 ignored, or None.
-        label: the sequence's class (int) or value (float), or None.
+        label: the class (int) or value (float) of the sequence or the group, or None.
         next_sentence_label: 0 = B follows A, 1 = B is random, or None.
+        start_position: the answer's first token, counted in the sequence, or None.
+        end_position: the answer's last token, likewise.
+        sequence_lengths: tokens of each sequence of a group (the choices of a question, both orders of a pair), or
+            None for one sequence.
     """
 
     input_ids: npt.NDArray[np.int64]
@@ -29,6 +33,9 @@ class Example:
     labels: npt.NDArray[np.int64] | None = None
     label: int | float | None = None
     next_sentence_label: int | None = None
+    start_position: int | None = None
+    end_position: int | None = None
+    sequence_lengths: tuple[int, ...] | None = None
 
     def __post_init__(self) -> None:
         for name in ("input_ids", "token_type_ids", "labels"):
@@ -39,6 +46,10 @@ class Example:
             if array.ndim != 1 or (name != "input_ids" and array.shape != self.input_ids.shape):
                 raise ValueError(f"Example: {name} has shape {array.shape}, input_ids {np.shape(self.input_ids)}")
             object.__setattr__(self, name, array)
+        if self.sequence_lengths is not None and sum(self.sequence_lengths) != len(self):
+            raise ValueError(
+                f"Example: sequence_lengths {self.sequence_lengths} do not sum up to the {len(self)} tokens"
+            )
 
     def __len__(self) -> int:
         return int(self.input_ids.size)

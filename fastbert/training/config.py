@@ -12,6 +12,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, get_args
 
+from fastbert.training.tasks import DataOptions, task_named
+
 Precision = Literal["auto", "bf16", "fp32"]
 Schedule = Literal["linear", "cosine", "constant"]
 
@@ -167,27 +169,36 @@ class FinetuneConfig(TrainingConfig):
     """Fine-tune a pretrained BERT or GPT on labelled text.
 
     Attributes:
-        task: what to learn; "classification" labels a text or a pair of texts.
-        train: .csv, .tsv or .jsonl file with a header (or keys).
+        task: what to learn. "classification" labels a text or a pair of texts and "regression" gives it a number;
+            "paraphrase" and "similarity" do so for pairs whose order means nothing; "tagging" labels every word;
+            "multiple_choice" finds the right continuation or answer; "glue/mrpc" and its like are GLUE's nine.
+        train: the training file. .csv, .tsv or .jsonl with a header (or keys) for texts; a CoNLL column file for
+            tagging; SWAG's or Story Cloze's .csv, RACE's files or their directory, or .jsonl (context, choices, label)
+            for multiple choice; GLUE's own .tsv.
         validation: file of the same form, for the metric and the choice of the best checkpoint.
         test: file of the same form, measured once with the final model.
         text_column: column of the text.
         text_pair_column: column of a second text, if the task has pairs.
-        label_column: column of the label: strings or integers.
+        label_column: column of the label: strings or integers, numbers for regression.
+        token_column: column of the words in a column file, counted from 0, or from the last one with -1.
+        tag_column: column of the tags in a column file, likewise.
         lm_weight: weight of the auxiliary language-model loss (GPT); None: 0.5 for GPT, none for BERT.
-        metric: what chooses the best checkpoint: "accuracy", "f1" (macro) or "loss".
+        metric: what chooses the best checkpoint: "loss", or a metric of the task, such as "accuracy" or "f1"; None:
+            the task's first one.
         early_stopping: stop after this many evaluations without a better metric; None never stops early.
     """
 
-    task: Literal["classification"] = "classification"
+    task: str = "classification"
     train: str | Path = ""
     validation: str | Path | None = None
     test: str | Path | None = None
     text_column: str = "text"
     text_pair_column: str | None = None
     label_column: str = "label"
+    token_column: int = 0
+    tag_column: int = -1
     lm_weight: float | None = None
-    metric: Literal["accuracy", "f1", "loss"] = "accuracy"
+    metric: str | None = None
     early_stopping: int | None = None
 
     learning_rate: float = 5e-5  # what is trained already wants smaller steps than the shared default
@@ -196,9 +207,12 @@ class FinetuneConfig(TrainingConfig):
         if self.steps is None and self.epochs is None:
             self.epochs = 3.0
         super().__post_init__()
-        require(self.task == "classification", "task", self.task, '"classification"')
-        require(bool(self.train), "train", self.train, "a .csv, .tsv or .jsonl file")
-        require(self.metric in ("accuracy", "f1", "loss"), "metric", self.metric, '"accuracy", "f1" or "loss"')
+        task = task_named(self.task)
+        task.check_options(DataOptions.of(self))
+        require(bool(self.train), "train", self.train, "a file of the task")
+        metrics = (*task.metrics, "loss")
+        allowed = ", ".join(f'"{name}"' for name in metrics)
+        require(self.metric is None or self.metric in metrics, "metric", self.metric, f"{allowed} for {task.name}")
         require(self.lm_weight is None or self.lm_weight >= 0, "lm_weight", self.lm_weight, "0 or more")
         require(
             self.early_stopping is None or self.early_stopping >= 1, "early_stopping", self.early_stopping, "1 or more"

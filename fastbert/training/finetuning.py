@@ -1,24 +1,34 @@
-"""Fine-tuning: a pretrained model, a new head, labelled text."""
+"""Fine-tuning: a pretrained model, a task, labelled data."""
 
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
-from fastbert.data import TextClassificationExamples, Tokenizer, build_label2id, read_records
-from fastbert.data.text_classification import TextRecord
-from fastbert.models import PretrainedModel, load_pretrained, preset_names
+from fastbert.data import Tokenizer
+from fastbert.models import PretrainedModel, preset_names
 from fastbert.training.config import FinetuneConfig, RunResult
-from fastbert.training.evaluation import evaluate_classification
+from fastbert.training.evaluation import evaluate_task
 from fastbert.training.launch import count_steps, launch, planned_steps
 from fastbert.training.loop import Task, Trainer
-from fastbert.training.model_setup import check_length, check_vocabulary, dropout_overrides, save_with_tokenizer
+from fastbert.training.model_setup import (
+    check_length,
+    check_vocabulary,
+    dropout_overrides,
+    load_for_task,
+    save_with_tokenizer,
+)
 from fastbert.training.stream import Segment
+from fastbert.training.tasks import DataOptions, TaskDefinition, task_named
+from fastbert.training.tasks.definition import TaskExamples
 
 
 def finetune(config: FinetuneConfig) -> RunResult:
     """Fine-tune BERT or GPT as configured; the model with the best metric ends up in ``config.output``.
 
+    What the task decides is in its :class:`~fastbert.training.tasks.TaskDefinition`; the rest is the same for all.
     BERT learns the task alone (Devlin et al. 2018, section 3.2); GPT also keeps its language-model loss, weighted with
     ``lm_weight`` (Radford et al. 2018, section 3.2), and gets Start, Delimiter and Extract tokens where its vocabulary
     has none.
@@ -32,24 +42,34 @@ def finetune(config: FinetuneConfig) -> RunResult:
     if config.model in preset_names():
         raise ValueError(f"model is {config.model!r}, an untrained preset: pretrain it first, or name a trained model")
     accelerator = launch(config)
-    records = _read(config, config.train)
-    label2id = build_label2id(records)
+    definition, options = task_named(config.task), DataOptions.of(config)
+
+    def read(path: str) -> list[Any]:
+        return definition.read(path, options, True)
+
+    train_records = read(str(config.train))
     tokenizer = Tokenizer.load(config.model)
-    model = _load_model(config, tokenizer, label2id)
+    model = _load_model(config, definition, tokenizer, train_records)
 
-    def examples(path: str | Path, records: list[TextRecord] | None = None) -> TextClassificationExamples:
-        records = _read(config, path) if records is None else records
-        return TextClassificationExamples(records, tokenizer, label2id, config.max_length)
+    def examples(records: Sequence[Any]) -> TaskExamples:
+        return definition.encode(records, tokenizer, model.config, options, labelled=True)
 
-    train = examples(config.train, records)
-    validation = None if config.validation is None else examples(config.validation)
-    test = None if config.test is None else examples(config.test)
-
-    def measure(held_out: TextClassificationExamples, model: PretrainedModel) -> dict[str, float]:
-        return evaluate_classification(
-            model, held_out, tokens_per_batch=4 * config.tokens_per_batch, accelerator=accelerator
+    def measurement(path: str | Path | None) -> Callable[[PretrainedModel], dict[str, float]] | None:
+        if path is None:
+            return None
+        records = read(str(path))
+        held_out = examples(records)
+        return lambda model: evaluate_task(
+            definition,
+            model,
+            records,
+            held_out,
+            tokens_per_batch=4 * config.tokens_per_batch,
+            accelerator=accelerator,
         )
 
+    train = examples(train_records)
+    validate, test = measurement(config.validation), measurement(config.test)
     steps_per_epoch = count_steps(config, train, accelerator.num_processes)
     steps = planned_steps(config, steps_per_epoch)
     lm_weight = config.lm_weight if config.lm_weight is not None else (0.5 if model.config.causal else 0.0)
@@ -60,9 +80,9 @@ def finetune(config: FinetuneConfig) -> RunResult:
         model=model,
         segments=[Segment(train, steps)],
         save_model=functools.partial(save_with_tokenizer, model, tokenizer),
-        validate=None if validation is None else functools.partial(measure, validation),
-        test=None if test is None else functools.partial(measure, test),
-        metric=config.metric,
+        validate=validate,
+        test=test,
+        metric=definition.choose_metric(config.metric, model.config),
         eval_every=config.eval_every or steps_per_epoch,
         loss_options={"auxiliary_lm": True} if lm_weight else {},
         term_weights={"lm": lm_weight},
@@ -71,23 +91,12 @@ def finetune(config: FinetuneConfig) -> RunResult:
     return Trainer(config, task, accelerator).run()
 
 
-def _read(config: FinetuneConfig, path: str | Path) -> list[TextRecord]:
-    return read_records(
-        path,
-        text_column=config.text_column,
-        text_pair_column=config.text_pair_column,
-        label_column=config.label_column,
-    )
-
-
-def _load_model(config: FinetuneConfig, tokenizer: Tokenizer, label2id: dict[str, int]) -> PretrainedModel:
-    """The pretrained transformer under a new classification head, its embeddings grown for GPT's task tokens."""
-    overrides = {
-        "num_labels": len(label2id),
-        "id2label": {i: label for label, i in label2id.items()},
-        "label2id": label2id,
-    }
-    model = load_pretrained(config.model, "classification", **overrides, **dropout_overrides(config))
+def _load_model(
+    config: FinetuneConfig, definition: TaskDefinition[Any, Any], tokenizer: Tokenizer, records: Sequence[Any]
+) -> PretrainedModel:
+    """The pretrained transformer under the task's new head, its embeddings grown for GPT's task tokens."""
+    overrides = {**definition.head(records), **dropout_overrides(config)}
+    model = load_for_task(config.model, definition, **overrides)
     check_vocabulary(tokenizer, model, str(config.model))
     if model.config.causal and tokenizer.add_task_tokens():
         model.resize_token_embeddings(tokenizer.vocab_size)

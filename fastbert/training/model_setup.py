@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from fastbert.data import Tokenizer
-from fastbert.models import PretrainedModel
+from fastbert.models import PretrainedModel, architecture, read_config
+from fastbert.models.checkpoints import locate
 from fastbert.ops import attention
 from fastbert.training.config import TrainingConfig
+from fastbert.training.tasks import TaskDefinition
 
 
 def dropout_overrides(config: TrainingConfig) -> dict[str, float]:
@@ -18,6 +21,15 @@ def dropout_overrides(config: TrainingConfig) -> dict[str, float]:
         return {}
     names = ("embedding_dropout_prob", "hidden_dropout_prob", "attention_probs_dropout_prob", "classifier_dropout")
     return dict.fromkeys(names, config.dropout)
+
+
+def load_for_task(
+    name: str | Path, task: TaskDefinition[Any, Any], *, require_head: bool = False, **overrides: Any
+) -> PretrainedModel:
+    """The class that learns a task in the checkpoint's family, with its weights; see ``from_pretrained``."""
+    family = read_config(locate(name).config)
+    purpose = task.purpose_for(causal=family.causal)
+    return architecture(family.family, purpose).from_pretrained(name, require_head=require_head, **overrides)
 
 
 def check_vocabulary(tokenizer: Tokenizer, model: PretrainedModel, name: str) -> None:

@@ -67,3 +67,12 @@ def test_errors() -> None:
         Example(ids, labels=np.array([1]))
     with pytest.raises(ValueError, match=r"input_ids has shape \(1, 2\)"):
         Example(np.array([[1, 2]]))
+
+
+def test_the_positions_of_answers() -> None:
+    first = Example([1, 2, 3], start_position=1, end_position=2)  # type: ignore[arg-type]
+    batch = collate([first, Example([4], start_position=0, end_position=0)])  # type: ignore[arg-type]
+    assert batch.start_positions is not None
+    assert batch.end_positions is not None
+    assert batch.start_positions.tolist() == [1, 0]
+    assert batch.end_positions.tolist() == [2, 0]

@@ -87,7 +87,7 @@ def test_training_stops_early_and_the_best_model_is_kept(pretrained, reviews, tm
     def measure(model, *arguments, **options):
         return {"loss": 1.0, "accuracy": next(accuracies), "f1": 0.0}
 
-    monkeypatch.setattr("fastbert.training.finetuning.evaluate_classification", measure)
+    monkeypatch.setattr("fastbert.training.finetuning.evaluate_task", measure)
     saved = []
     save = loop.Trainer._on_main
     monkeypatch.setattr(loop.Trainer, "_on_main", lambda self, act: (saved.append(self.position.step), save(self, act)))
