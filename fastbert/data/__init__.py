@@ -22,6 +22,7 @@ from fastbert.data.text_classification import (
     read_records,
 )
 from fastbert.data.text_examples import TextExamples
+from fastbert.data.text_groups import TextGroups
 from fastbert.data.text_stream import TextStream
 from fastbert.data.token_cache import TokenizedCorpus, cached_corpus, tokenize_documents
 from fastbert.data.tokenisation import Tokenizer
@@ -43,6 +44,7 @@ __all__ = [
     "TaggingExamples",
     "TextClassificationExamples",
     "TextExamples",
+    "TextGroups",
     "TextRecord",
     "TextStream",
     "TokenizedCorpus",

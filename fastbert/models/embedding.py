@@ -56,7 +56,10 @@ class SentenceEmbedder(TaskModel):
         output_attentions: bool | None = None,
         return_dict: bool = True,
     ) -> Any:
-        """last_hidden_state, sentence_embedding (batch, hidden) float32 of length 1, hidden_states."""
+        """last_hidden_state, sentence_embedding (batch, hidden) float32 of length 1, hidden_states.
+
+        A PackedBatch of groups (``num_choices`` of 2 or more) also has the loss.
+        """
         inputs = pack_inputs(
             input_ids,
             attention_mask,
@@ -66,11 +69,13 @@ class SentenceEmbedder(TaskModel):
             output_attentions=output_attentions,
         )
         encoded = self.encode(inputs, output_hidden_states=output_hidden_states)
+        vectors = self.score(encoded, inputs.batch)
         return inputs.answer(
             return_dict,
             encoded.states,
+            loss=self._loss(vectors, inputs.batch),
             last_hidden_state=inputs.restore(encoded.hidden),
-            sentence_embedding=self.score(encoded, inputs.batch),
+            sentence_embedding=vectors,
         )
 
     def score(self, encoded: Encoded, batch: PackedBatch) -> Tensor:

@@ -171,7 +171,8 @@ class FinetuneConfig(TrainingConfig):
     Attributes:
         task: what to learn. "classification" labels a text or a pair of texts and "regression" gives it a number;
             "paraphrase" and "similarity" do so for pairs whose order means nothing; "tagging" labels every word;
-            "multiple_choice" finds the right continuation or answer; "glue/mrpc" and its like are GLUE's nine.
+            "multiple_choice" finds the right continuation or answer; "retrieval" makes embeddings by which a text finds
+            its partner; "glue/mrpc" and its like are GLUE's nine.
         train: the training file. .csv, .tsv or .jsonl with a header (or keys) for texts; a CoNLL column file for
             tagging; SWAG's or Story Cloze's .csv, RACE's files or their directory, or .jsonl (context, choices, label)
             for multiple choice; GLUE's own .tsv.

@@ -9,6 +9,7 @@ from fastbert.training.tasks.definition import DataOptions, TaskDefinition
 from fastbert.training.tasks.glue import GLUE_TASKS
 from fastbert.training.tasks.multiple_choice import MULTIPLE_CHOICE
 from fastbert.training.tasks.regression import REGRESSION
+from fastbert.training.tasks.retrieval import RETRIEVAL
 from fastbert.training.tasks.similarity import PARAPHRASE, SIMILARITY
 from fastbert.training.tasks.tagging import TAGGING
 
@@ -21,6 +22,7 @@ _ALL: tuple[TaskDefinition[Any, Any], ...] = (
     MULTIPLE_CHOICE,
     SIMILARITY,
     PARAPHRASE,
+    RETRIEVAL,
     *GLUE_TASKS,
 )
 _TASKS = {task.name: task for task in _ALL}
