@@ -25,6 +25,7 @@ class Masking:
         random_ids: ids that random replacements are drawn from, uniformly.
         never: (vocab_size,) bool, tokens that never become targets: the special ones except the unknown token.
         continuation: (vocab_size,) bool, tokens that continue a word, for whole-word masking; None masks pieces.
+        max_predictions: most targets of a sequence; None for no such bound.
     """
 
     mask_probability: float
@@ -32,12 +33,17 @@ class Masking:
     random_ids: npt.NDArray[np.int64]
     never: npt.NDArray[np.bool_]
     continuation: npt.NDArray[np.bool_] | None
+    max_predictions: int | None = None
 
     @classmethod
-    def from_tokenizer(cls, tokenizer: Tokenizer, mask_probability: float, whole_word: bool) -> Masking:
-        """The masking of a vocabulary; :class:`DataError` when it has no [MASK], or for a wrong probability."""
+    def from_tokenizer(
+        cls, tokenizer: Tokenizer, mask_probability: float, whole_word: bool, max_predictions: int | None = None
+    ) -> Masking:
+        """The masking of a vocabulary; :class:`DataError` when it has no [MASK], or for a value out of range."""
         if not 0 < mask_probability <= 1:
             raise DataError(f"mask_probability must be above 0 and at most 1, got {mask_probability}")
+        if max_predictions is not None and max_predictions < 1:
+            raise DataError(f"max_predictions must be at least 1, got {max_predictions}")
         mask_id = tokenizer.mask_id
         if mask_id is None:
             raise DataError(
@@ -46,7 +52,7 @@ class Masking:
         never = np.zeros(tokenizer.vocab_size, dtype=np.bool_)
         never[sorted(tokenizer.special_ids - {tokenizer.unk_id})] = True
         continuation = tokenizer.continuation_mask if whole_word else None
-        return cls(mask_probability, mask_id, tokenizer.ordinary_ids, never, continuation)
+        return cls(mask_probability, mask_id, tokenizer.ordinary_ids, never, continuation, max_predictions)
 
     def apply(
         self, ids: npt.NDArray[np.int64], rng: np.random.Generator
@@ -60,6 +66,7 @@ class Masking:
         if candidates.size == 0:
             return ids.copy(), labels
         count = min(candidates.size, max(1, round(self.mask_probability * ids.size)))
+        count = count if self.max_predictions is None else min(count, self.max_predictions)
         if self.continuation is None:
             targets = rng.permutation(candidates)[:count]
         else:

@@ -64,6 +64,7 @@ class SentencePairExamples:
         seed: int,
         max_length: int,
         mask_probability: float = 0.15,
+        max_predictions: int | None = None,
         whole_word: bool = False,
         next_sentence: bool = True,
         short_probability: float = 0.1,
@@ -77,6 +78,7 @@ class SentencePairExamples:
             seed: of the run.
             max_length: most tokens of an example, special tokens included.
             mask_probability: share of the tokens that become targets.
+            max_predictions: most targets of an example; None for no such bound.
             whole_word: choose words instead of pieces.
             next_sentence: pairs with a label, or single stretches of text.
             short_probability: how often a chunk is given a random shorter length.
@@ -99,7 +101,7 @@ class SentencePairExamples:
         self._drawn: SentencePairEpoch | None = None
         self._short_probability = short_probability
         self._room = max_length - added
-        self._masking = Masking.from_tokenizer(tokenizer, mask_probability, whole_word)
+        self._masking = Masking.from_tokenizer(tokenizer, mask_probability, whole_word, max_predictions)
         self._bounds = SentenceBounds.from_corpus(corpus, _chosen(corpus, documents), self._room)
         if next_sentence and self._bounds.num_documents < 2:
             raise DataError("next-sentence prediction needs at least 2 documents, there is 1; use next_sentence=False")

@@ -126,6 +126,7 @@ class PretrainConfig(TrainingConfig):
         sentence_split: where sentences end in a document: at "line" ends, or by "regex" inside running text.
         held_out: fraction of the documents kept for evaluation, at most a half.
         mask_probability: share of the tokens that masked LM predicts.
+        max_predictions: most tokens of a sequence that it predicts; None for no such bound.
         whole_word: mask all pieces of a word together.
         next_sentence: train BERT on sentence pairs with the next-sentence loss.
         short_probability: share of BERT examples with a random shorter length.
@@ -139,6 +140,7 @@ class PretrainConfig(TrainingConfig):
     sentence_split: Literal["line", "regex"] = "line"
     held_out: float = 0.05
     mask_probability: float = 0.15
+    max_predictions: int | None = None
     whole_word: bool = False
     next_sentence: bool = True
     short_probability: float = 0.1
@@ -154,6 +156,8 @@ class PretrainConfig(TrainingConfig):
         if not self.corpus:
             raise ValueError("corpus is empty: name at least one .txt or .jsonl file or glob")
         require(0 < self.mask_probability < 1, "mask_probability", self.mask_probability, "in (0, 1)")
+        most = self.max_predictions
+        require(most is None or most >= 1, "max_predictions", most, "at least 1")
         require(0 <= self.short_probability <= 1, "short_probability", self.short_probability, "in [0, 1]")
         require(0 < self.held_out <= 0.5, "held_out", self.held_out, "in (0, 0.5]")
         require(self.vocab_size >= 300, "vocab_size", self.vocab_size, "at least 300 (all bytes and special tokens)")

@@ -151,6 +151,7 @@ def _examples(
         seed=config.seed,
         max_length=max_length,
         mask_probability=config.mask_probability,
+        max_predictions=config.max_predictions,
         whole_word=config.whole_word,
         next_sentence=config.next_sentence,
         short_probability=config.short_probability,

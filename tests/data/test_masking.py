@@ -47,6 +47,17 @@ def test_number_of_targets_and_what_is_left_alone(length: int, seed: int, probab
     assert np.array_equal(ids, before)
 
 
+@pytest.mark.parametrize("whole_word", [False, True])
+def test_no_more_targets_than_allowed(whole_word: bool) -> None:
+    """Whole words of at most two pieces fit; the bound is the original script's max_predictions_per_seq."""
+    rng = np.random.default_rng(0)
+    bounded = dataclasses.replace(masking(0.5, whole_word), max_predictions=20)
+    ids = np.tile([10, 45, 11, 12], 25)  # 45 continues 10
+    counts = {int((bounded.apply(ids, rng)[1] != IGNORED).sum()) for _ in range(50)}
+    assert max(counts) == 20
+    assert min(counts) >= 19
+
+
 def test_eighty_ten_ten() -> None:
     rng = np.random.default_rng(0)
     masked = kept = total = 0

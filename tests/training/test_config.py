@@ -28,6 +28,7 @@ def finetuning(**options) -> FinetuneConfig:
         ({"steps": 5, "phases": [Phase(5, 128)]}, "phases carry their own steps"),
         ({"dropout": 1.0}, "dropout is 1.0"),
         ({"mask_probability": 0.0}, "mask_probability is 0.0"),
+        ({"max_predictions": 0}, "max_predictions is 0; allowed: at least 1"),
         ({"held_out": 0.6}, "held_out is 0.6"),
         ({"vocab_size": 10}, "vocab_size is 10"),
         ({"learning_rate": -1.0}, "learning_rate is -1.0"),
