@@ -39,6 +39,9 @@ class EvaluateConfig:
         task: what the model was fine-tuned for; None: what its training.json says, "classification" without one.
         token_column: column of the words in a column file, counted from 0, or from the last one with -1.
         tag_column: column of the tags in a column file, likewise.
+        stride: tokens from the beginning of a window over a long context to that of the next.
+        max_answer_length: most tokens of an answer.
+        null_threshold: how much better no answer must score than the best answer to be given, in SQuAD 2.0.
     """
 
     model: str
@@ -52,6 +55,9 @@ class EvaluateConfig:
     task: str | None = None
     token_column: int = 0
     tag_column: int = -1
+    stride: int = 128
+    max_answer_length: int = 30
+    null_threshold: float = 0.0
 
     def __post_init__(self) -> None:
         for name in ("max_length", "tokens_per_batch"):
@@ -66,7 +72,7 @@ class PredictConfig:
         model: directory of the fine-tuned model.
         input: file of the task's form; it needs no labels.
         output: file to write, in the input's order: a .csv, .tsv or .jsonl table; for tagging the column file with one
-            column more; for GLUE the .tsv that its server takes.
+            column more; for question answering SQuAD's .json of ids and answers; for GLUE the .tsv of its server.
         text_column: column of the text.
         text_pair_column: column of a second text, if the task has pairs.
         max_length: longest sequence in tokens; longer texts are cut.
@@ -74,6 +80,9 @@ class PredictConfig:
         backend: attention backend; None lets the library choose.
         task: what the model was fine-tuned for; None: what its training.json says, "classification" without one.
         token_column: column of the words in a column file, counted from 0, or from the last one with -1.
+        stride: tokens from the beginning of a window over a long context to that of the next.
+        max_answer_length: most tokens of an answer.
+        null_threshold: how much better no answer must score than the best answer to be given, in SQuAD 2.0.
     """
 
     model: str
@@ -86,6 +95,9 @@ class PredictConfig:
     backend: str | None = None
     task: str | None = None
     token_column: int = 0
+    stride: int = 128
+    max_answer_length: int = 30
+    null_threshold: float = 0.0
 
     def __post_init__(self) -> None:
         for name in ("max_length", "tokens_per_batch"):
@@ -186,7 +198,7 @@ def predict(config: PredictConfig) -> list[Any]:
     """What the model makes of every record of ``input``, also written to ``output``.
 
     A list with the task's predictions: ``label`` and ``probability`` for classes and choices, ``value`` for numbers,
-    ``tags`` for sentences.
+    ``tags`` for sentences, ``text`` for questions.
 
     Raises:
         ValueError: a model without the task's head, data that cannot be used, or an unknown output format.

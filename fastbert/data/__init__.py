@@ -12,6 +12,8 @@ from fastbert.data.glue import GLUE_LAYOUTS, GlueLayout, read_glue
 from fastbert.data.multiple_choice import ChoiceQuestion, MultipleChoiceExamples
 from fastbert.data.multiple_choice_files import read_choice_questions
 from fastbert.data.pretraining import CausalExamples, NextSentence, SentencePairExamples, split_documents
+from fastbert.data.question_windows import ContextWindow, QuestionWindows, span_text
+from fastbert.data.squad import Answer, SquadQuestion, read_squad
 from fastbert.data.tagging import TaggingExamples, build_tag2id
 from fastbert.data.text_classification import (
     TextClassificationExamples,
@@ -29,8 +31,10 @@ from fastbert.data.tokenisation import Tokenizer
 
 __all__ = [
     "GLUE_LAYOUTS",
+    "Answer",
     "CausalExamples",
     "ChoiceQuestion",
+    "ContextWindow",
     "DataError",
     "Document",
     "EpochView",
@@ -39,7 +43,9 @@ __all__ = [
     "GlueLayout",
     "MultipleChoiceExamples",
     "NextSentence",
+    "QuestionWindows",
     "SentencePairExamples",
+    "SquadQuestion",
     "TaggedSentence",
     "TaggingExamples",
     "TextClassificationExamples",
@@ -61,6 +67,8 @@ __all__ = [
     "read_documents",
     "read_glue",
     "read_records",
+    "read_squad",
+    "span_text",
     "split_documents",
     "split_sentences",
     "token_budget_batches",

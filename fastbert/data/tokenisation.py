@@ -180,6 +180,11 @@ class Tokenizer:
         ids: list[int] = self._backend.encode(text, add_special_tokens=False).ids
         return ids
 
+    def encode_with_offsets(self, text: str) -> tuple[list[int], npt.NDArray[np.int64]]:
+        """:meth:`encode`, and (tokens, 2) where each token begins and ends in the text, in characters."""
+        encoding = self._backend.encode(text, add_special_tokens=False)
+        return encoding.ids, np.array(encoding.offsets, dtype=np.int64).reshape(-1, 2)
+
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
         """:meth:`encode` of many texts, on several threads."""
         return [encoding.ids for encoding in self._backend.encode_batch_fast(list(texts), add_special_tokens=False)]

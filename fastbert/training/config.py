@@ -175,11 +175,11 @@ class FinetuneConfig(TrainingConfig):
     Attributes:
         task: what to learn. "classification" labels a text or a pair of texts and "regression" gives it a number;
             "paraphrase" and "similarity" do so for pairs whose order means nothing; "tagging" labels every word;
-            "multiple_choice" finds the right continuation or answer; "retrieval" makes embeddings by which a text finds
-            its partner; "glue/mrpc" and its like are GLUE's nine.
+            "multiple_choice" finds the right continuation or answer, "question_answering" the answer in a context;
+            "retrieval" makes embeddings by which a text finds its partner; "glue/mrpc" and its like are GLUE's nine.
         train: the training file. .csv, .tsv or .jsonl with a header (or keys) for texts; a CoNLL column file for
             tagging; SWAG's or Story Cloze's .csv, RACE's files or their directory, or .jsonl (context, choices, label)
-            for multiple choice; GLUE's own .tsv.
+            for multiple choice; SQuAD's .json (1.1 or 2.0) for question answering; GLUE's own .tsv.
         validation: file of the same form, for the metric and the choice of the best checkpoint.
         test: file of the same form, measured once with the final model.
         text_column: column of the text.
@@ -187,6 +187,9 @@ class FinetuneConfig(TrainingConfig):
         label_column: column of the label: strings or integers, numbers for regression.
         token_column: column of the words in a column file, counted from 0, or from the last one with -1.
         tag_column: column of the tags in a column file, likewise.
+        stride: tokens from the beginning of a window over a long context to that of the next.
+        max_answer_length: most tokens of an answer.
+        null_threshold: how much better no answer must score than the best answer to be given, in SQuAD 2.0.
         lm_weight: weight of the auxiliary language-model loss (GPT); None: 0.5 for GPT, none for BERT.
         metric: what chooses the best checkpoint: "loss", or a metric of the task, such as "accuracy" or "f1"; None:
             the task's first one.
@@ -202,6 +205,9 @@ class FinetuneConfig(TrainingConfig):
     label_column: str = "label"
     token_column: int = 0
     tag_column: int = -1
+    stride: int = 128
+    max_answer_length: int = 30
+    null_threshold: float = 0.0
     lm_weight: float | None = None
     metric: str | None = None
     early_stopping: int | None = None

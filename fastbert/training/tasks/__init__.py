@@ -8,6 +8,7 @@ from fastbert.training.tasks.classification import CLASSIFICATION
 from fastbert.training.tasks.definition import DataOptions, TaskDefinition
 from fastbert.training.tasks.glue import GLUE_TASKS
 from fastbert.training.tasks.multiple_choice import MULTIPLE_CHOICE
+from fastbert.training.tasks.question_answering import QUESTION_ANSWERING
 from fastbert.training.tasks.regression import REGRESSION
 from fastbert.training.tasks.retrieval import RETRIEVAL
 from fastbert.training.tasks.similarity import PARAPHRASE, SIMILARITY
@@ -20,6 +21,7 @@ _ALL: tuple[TaskDefinition[Any, Any], ...] = (
     REGRESSION,
     TAGGING,
     MULTIPLE_CHOICE,
+    QUESTION_ANSWERING,
     SIMILARITY,
     PARAPHRASE,
     RETRIEVAL,

@@ -32,6 +32,9 @@ class DataOptions:
         label_column: column of the label.
         token_column: column of the words in a column file, counted from 0 or, negative, from the end.
         tag_column: column of the tags, likewise.
+        stride: tokens from one window over a long context to the next.
+        max_answer_length: most tokens of an answer.
+        null_threshold: how much better no answer must score than the best one.
     """
 
     max_length: int = 128
@@ -40,6 +43,9 @@ class DataOptions:
     label_column: str = "label"
     token_column: int = 0
     tag_column: int = -1
+    stride: int = 128
+    max_answer_length: int = 30
+    null_threshold: float = 0.0
 
     @classmethod
     def of(cls, config: Any) -> DataOptions:
