@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import logging
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,8 @@ from fastbert.training.model_setup import (
 from fastbert.training.stream import Segment
 from fastbert.training.tasks import DataOptions, TaskDefinition, task_named
 from fastbert.training.tasks.definition import TaskExamples
+
+logger = logging.getLogger(__name__)
 
 
 def finetune(config: FinetuneConfig) -> RunResult:
@@ -54,11 +57,17 @@ def finetune(config: FinetuneConfig) -> RunResult:
     def examples(records: Sequence[Any]) -> TaskExamples:
         return definition.encode(records, tokenizer, model.config, options, labelled=True)
 
+    def tell_truncated(encoded: TaskExamples, path: str | Path) -> None:
+        cut = getattr(encoded, "num_truncated", 0)
+        if cut and accelerator.is_main_process:
+            logger.warning("%s: %d texts are longer than max_length %d and are cut", path, cut, config.max_length)
+
     def measurement(path: str | Path | None) -> Callable[[PretrainedModel], dict[str, float]] | None:
         if path is None:
             return None
         records = read(str(path))
         held_out = examples(records)
+        tell_truncated(held_out, path)
         return lambda model: evaluate_task(
             definition,
             model,
@@ -69,6 +78,7 @@ def finetune(config: FinetuneConfig) -> RunResult:
         )
 
     train = examples(train_records)
+    tell_truncated(train, config.train)
     validate, test = measurement(config.validation), measurement(config.test)
     steps_per_epoch = count_steps(config, train, accelerator.num_processes)
     steps = planned_steps(config, steps_per_epoch)

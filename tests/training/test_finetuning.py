@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import csv
+import logging
+import re
 
 import pytest
 import torch
@@ -128,3 +130,12 @@ def test_an_unknown_label_in_the_validation_file(pretrained, reviews, tmp_path):
 def test_measuring_a_model_without_a_classifier_is_refused(pretrained, reviews):
     with pytest.raises(ValueError, match=r"weights missing: .*(classifier|score)"):
         evaluate(EvaluateConfig(str(pretrained), str(reviews[1])))
+
+
+def test_texts_that_are_cut_are_counted(pretrained, reviews, tmp_path, caplog):
+    for path in reviews:
+        path.write_text(path.read_text() + "the cat was superb today and today and today,good\n")
+    with caplog.at_level(logging.WARNING):
+        finetune(config(pretrained, reviews, tmp_path / "run", epochs=None, steps=1, max_length=8))
+    for path in reviews:
+        assert re.search(rf"{path.name}: \d+ texts are longer than max_length 8 and are cut", caplog.text)
