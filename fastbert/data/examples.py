@@ -74,3 +74,25 @@ class Examples(Protocol):
     def epoch(self, epoch: int) -> EpochView:
         """The examples of epoch ``epoch`` (0, 1, ...)."""
         ...
+
+
+class FixedExamples:
+    """Examples that are the same in every epoch, each built once.
+
+    Attributes:
+        lengths: (len(self),) int64 tokens of every example.
+    """
+
+    def __init__(self, examples: Sequence[Example]) -> None:
+        self._examples = examples
+        self.lengths: npt.NDArray[np.int64] = np.array([len(example) for example in examples], dtype=np.int64)
+
+    def epoch(self, epoch: int) -> FixedExamples:
+        """These examples, whatever the epoch."""
+        return self
+
+    def __len__(self) -> int:
+        return len(self._examples)
+
+    def __getitem__(self, index: int) -> Example:
+        return self._examples[index]

@@ -6,10 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
 from fastbert.data.errors import DataError
-from fastbert.data.examples import Example
+from fastbert.data.examples import Example, FixedExamples
 from fastbert.data.tokenisation import Tokenizer
 from fastbert.data.truncation import truncated_lengths
 
@@ -41,7 +40,7 @@ class ChoiceQuestion:
         return self.names[choice] if self.names else str(choice)
 
 
-class MultipleChoiceExamples:
+class MultipleChoiceExamples(FixedExamples):
     """Examples of questions, the same in every epoch, tokenised once.
 
     Each choice is a sequence [CLS] context [SEP] choice [SEP] or <start> context <delimiter> choice <extract>; a
@@ -73,8 +72,7 @@ class MultipleChoiceExamples:
             raise DataError(f"max_length must be at least {Tokenizer.num_added(pair=True) + 2}, got {max_length}")
         for question in questions:
             _check(question, len(questions[0].choices), labelled)
-        self._labels = [question.label if labelled else None for question in questions]
-        self._inputs: list[tuple[list[int], list[int] | None, tuple[int, ...]]] = []
+        examples = []
         self.num_truncated = 0
         contexts = tokenizer.encode_documents(
             [(q.context, q.question) if q.question else (q.context,) for q in questions]
@@ -95,24 +93,15 @@ class MultipleChoiceExamples:
                 ids += sequence
                 segments = None if types is None or segments is None else segments + types
                 lengths.append(len(sequence))
-            self._inputs.append((ids, segments, tuple(lengths)))
-        self.lengths: npt.NDArray[np.int64] = np.array([len(ids) for ids, _, _ in self._inputs], dtype=np.int64)
-
-    def epoch(self, epoch: int) -> MultipleChoiceExamples:
-        """These examples, whatever the epoch."""
-        return self
-
-    def __len__(self) -> int:
-        return len(self._inputs)
-
-    def __getitem__(self, index: int) -> Example:
-        ids, segments, lengths = self._inputs[index]
-        return Example(
-            np.array(ids, dtype=np.int64),
-            None if segments is None else np.array(segments, dtype=np.int64),
-            label=self._labels[index],
-            sequence_lengths=lengths,
-        )
+            examples.append(
+                Example(
+                    np.array(ids, dtype=np.int64),
+                    None if segments is None else np.array(segments, dtype=np.int64),
+                    label=question.label if labelled else None,
+                    sequence_lengths=tuple(lengths),
+                )
+            )
+        super().__init__(examples)
 
 
 def _check(question: ChoiceQuestion, expected: int, labelled: bool) -> None:

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fastbert.data.errors import DataError
-from fastbert.data.examples import Example
+from fastbert.data.examples import Example, FixedExamples
 from fastbert.data.squad import SquadQuestion
 from fastbert.data.tokenisation import Tokenizer
 
@@ -35,7 +35,7 @@ class ContextWindow(NamedTuple):
     null: int
 
 
-class QuestionWindows:
+class QuestionWindows(FixedExamples):
     """Examples of questions, the same in every epoch, tokenised once.
 
     A question and a stretch of its context become [CLS] question [SEP] context [SEP] or <start> question <delimiter>
@@ -84,8 +84,7 @@ class QuestionWindows:
         self.max_answer_length, self.null_threshold = max_answer_length, null_threshold
         self.windows: list[ContextWindow] = []
         self.offsets: list[npt.NDArray[np.int64]] = []
-        self._inputs: list[tuple[list[int], list[int] | None]] = []
-        self._targets: list[tuple[int, int] | None] = []
+        examples = []
         asked = tokenizer.encode_batch([question.question for question in questions])
         for number, (question, ids) in enumerate(zip(questions, asked, strict=True)):
             ids = ids[:MOST_QUESTION_TOKENS]
@@ -101,25 +100,16 @@ class QuestionWindows:
                 null = 0 if tokenizer.cls_id is not None else len(built) - 1
                 window = ContextWindow(number, first, len(part), len(ids) + 2, null)
                 self.windows.append(window)
-                self._inputs.append((built, segments))
-                self._targets.append(_targets(span, window) if labelled else None)
-        self.lengths: npt.NDArray[np.int64] = np.array([len(ids) for ids, _ in self._inputs], dtype=np.int64)
-
-    def epoch(self, epoch: int) -> QuestionWindows:
-        """These examples, whatever the epoch."""
-        return self
-
-    def __len__(self) -> int:
-        return len(self._inputs)
-
-    def __getitem__(self, index: int) -> Example:
-        (ids, segments), targets = self._inputs[index], self._targets[index]
-        return Example(
-            np.array(ids, dtype=np.int64),
-            None if segments is None else np.array(segments, dtype=np.int64),
-            start_position=None if targets is None else targets[0],
-            end_position=None if targets is None else targets[1],
-        )
+                start, end = _targets(span, window) if labelled else (None, None)
+                examples.append(
+                    Example(
+                        np.array(built, dtype=np.int64),
+                        None if segments is None else np.array(segments, dtype=np.int64),
+                        start_position=start,
+                        end_position=end,
+                    )
+                )
+        super().__init__(examples)
 
 
 def window_starts(tokens: int, room: int, stride: int) -> list[int]:

@@ -6,11 +6,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
 from fastbert.data.column_files import TaggedSentence
 from fastbert.data.errors import DataError
-from fastbert.data.examples import Example
+from fastbert.data.examples import Example, FixedExamples
 from fastbert.data.tokenisation import Tokenizer
 from fastbert.packing import IGNORE_INDEX
 
@@ -46,7 +45,7 @@ def build_tag2id(sentences: Iterable[TaggedSentence]) -> dict[str, int]:
     return {tag: i for i, tag in enumerate(sorted(tags))}
 
 
-class TaggingExamples:
+class TaggingExamples(FixedExamples):
     """Examples of sentences, the same in every epoch, tokenised once.
 
     A sentence becomes [CLS] words [SEP] or <start> words <extract>; labels are the tag's number at the first piece of
@@ -82,46 +81,41 @@ class TaggingExamples:
         if room < 1:
             raise DataError(f"max_length must be at least {Tokenizer.num_added(pair=False) + 1}, got {max_length}")
         self.sentence_of: list[int] = []
-        self._inputs: list[tuple[list[int], list[int] | None]] = []
-        self._labelled: list[tuple[list[int], list[int] | None]] = []  # places of the words tagged, and their tags
+        self._places: list[list[int]] = []
+        examples = []
         encoded = tokenizer.encode_documents([sentence.words for sentence in sentences])
         for index, (sentence, words) in enumerate(zip(sentences, encoded, strict=True)):
             pieces = [_visible(word, sentence, i, tokenizer, room) for i, word in enumerate(words)]
             tags = None if tag2id is None else _tag_classes(sentence, tag2id)
             for window in sentence_windows([len(word) for word in pieces], room):
-                self._add(index, window, pieces, tags, tokenizer)
-        self.lengths: npt.NDArray[np.int64] = np.array([len(ids) for ids, _ in self._inputs], dtype=np.int64)
-
-    def epoch(self, epoch: int) -> TaggingExamples:
-        """These examples, whatever the epoch."""
-        return self
+                places = _first_pieces(window, pieces)
+                self.sentence_of.append(index)
+                self._places.append(places)
+                examples.append(_example(window, pieces, places, tags, tokenizer))
+        super().__init__(examples)
 
     def places(self, index: int) -> list[int]:
         """The tokens of an example that are the first pieces of the words it tags, in the words' order."""
-        return self._labelled[index][0]
+        return self._places[index]
 
-    def __len__(self) -> int:
-        return len(self._inputs)
 
-    def __getitem__(self, index: int) -> Example:
-        ids, segments = self._inputs[index]
-        places, tags = self._labelled[index]
-        labels = None
-        if tags is not None:
-            labels = np.full(len(ids), IGNORE_INDEX, dtype=np.int64)
-            labels[places] = tags
-        token_types = None if segments is None else np.array(segments, dtype=np.int64)
-        return Example(np.array(ids, dtype=np.int64), token_types, labels)
+def _first_pieces(window: Window, pieces: list[list[int]]) -> list[int]:
+    """The tokens that begin the words which a window tags."""
+    firsts = np.cumsum([1, *map(len, pieces[window.start : window.end])])[:-1]  # after [CLS] or <start>
+    places: list[int] = firsts[window.first - window.start : window.last - window.start].tolist()
+    return places
 
-    def _add(
-        self, index: int, window: Window, pieces: list[list[int]], tags: list[int] | None, tokenizer: Tokenizer
-    ) -> None:
-        words = pieces[window.start : window.end]
-        firsts = np.cumsum([1, *map(len, words)])[:-1]  # after [CLS] or <start>
-        self.sentence_of.append(index)
-        self._inputs.append(tokenizer.build_single([piece for word in words for piece in word]))
-        places: list[int] = firsts[window.first - window.start : window.last - window.start].tolist()
-        self._labelled.append((places, None if tags is None else tags[window.first : window.last]))
+
+def _example(
+    window: Window, pieces: list[list[int]], places: list[int], tags: list[int] | None, tokenizer: Tokenizer
+) -> Example:
+    ids, segments = tokenizer.build_single([piece for word in pieces[window.start : window.end] for piece in word])
+    labels = None
+    if tags is not None:
+        labels = np.full(len(ids), IGNORE_INDEX, dtype=np.int64)
+        labels[places] = tags[window.first : window.last]
+    token_types = None if segments is None else np.array(segments, dtype=np.int64)
+    return Example(np.array(ids, dtype=np.int64), token_types, labels)
 
 
 def sentence_windows(lengths: Sequence[int], room: int) -> list[Window]:

@@ -5,15 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-import numpy.typing as npt
 
 from fastbert.data.errors import DataError
-from fastbert.data.examples import Example
+from fastbert.data.examples import Example, FixedExamples
 from fastbert.data.tokenisation import Tokenizer
 from fastbert.data.truncation import truncated_lengths
 
 
-class TextExamples:
+class TextExamples(FixedExamples):
     """Examples of texts, the same in every epoch, tokenised once.
 
     A text alone becomes [CLS] text [SEP] or <start> text <extract>, a pair [CLS] a [SEP] b [SEP] or <start> a
@@ -50,14 +49,13 @@ class TextExamples:
             raise DataError(f"max_length must be at least {Tokenizer.num_added(pair=True) + 2}, got {max_length}")
         first = tokenizer.encode_batch([text for text, _ in texts])
         pairs = iter(tokenizer.encode_batch([pair for _, pair in texts if pair is not None]))
-        self._targets = targets
-        self._inputs: list[tuple[list[int], list[int] | None, tuple[int, ...] | None]] = []
+        inputs: list[tuple[list[int], list[int] | None, tuple[int, ...] | None]] = []
         self.num_truncated = 0
         for (_, pair), a in zip(texts, first, strict=True):
             if pair is None:
                 room = max_length - Tokenizer.num_added(pair=False)
                 self.num_truncated += len(a) > room
-                self._inputs.append((*tokenizer.build_single(a[:room]), None))
+                inputs.append((*tokenizer.build_single(a[:room]), None))
                 continue
             b = next(pairs)
             keep_a, keep_b = truncated_lengths(len(a), len(b), max_length - Tokenizer.num_added(pair=True))
@@ -67,23 +65,17 @@ class TextExamples:
             if both_orders:
                 other_ids, other_segments = tokenizer.build_pair(b, a)
                 both_segments = None if segments is None or other_segments is None else segments + other_segments
-                self._inputs.append((ids + other_ids, both_segments, (len(ids), len(other_ids))))
+                inputs.append((ids + other_ids, both_segments, (len(ids), len(other_ids))))
             else:
-                self._inputs.append((ids, segments, None))
-        self.lengths: npt.NDArray[np.int64] = np.array([len(ids) for ids, _, _ in self._inputs], dtype=np.int64)
-
-    def epoch(self, epoch: int) -> TextExamples:
-        """These examples, whatever the epoch."""
-        return self
-
-    def __len__(self) -> int:
-        return len(self._inputs)
-
-    def __getitem__(self, index: int) -> Example:
-        ids, segments, lengths = self._inputs[index]
-        return Example(
-            np.array(ids, dtype=np.int64),
-            None if segments is None else np.array(segments, dtype=np.int64),
-            label=None if self._targets is None else self._targets[index],
-            sequence_lengths=lengths,
+                inputs.append((ids, segments, None))
+        super().__init__(
+            [
+                Example(
+                    np.array(ids, dtype=np.int64),
+                    None if segments is None else np.array(segments, dtype=np.int64),
+                    label=None if targets is None else targets[i],
+                    sequence_lengths=lengths,
+                )
+                for i, (ids, segments, lengths) in enumerate(inputs)
+            ]
         )

@@ -6,14 +6,13 @@ from collections.abc import Sequence
 from itertools import chain
 
 import numpy as np
-import numpy.typing as npt
 
 from fastbert.data.errors import DataError
-from fastbert.data.examples import Example
+from fastbert.data.examples import Example, FixedExamples
 from fastbert.data.tokenisation import Tokenizer
 
 
-class TextGroups:
+class TextGroups(FixedExamples):
     """Examples of texts that belong together, the same in every epoch, tokenised once.
 
     Each text becomes a sequence of its own, [CLS] text [SEP] or <start> text <extract>, cut from the end; the sequences
@@ -40,32 +39,18 @@ class TextGroups:
             raise DataError(f"max_length must be at least {Tokenizer.num_added(pair=False) + 1}, got {max_length}")
         texts = iter(tokenizer.encode_batch(list(chain.from_iterable(groups))))
         self.num_truncated = 0
-        self._inputs: list[tuple[list[int], list[int] | None, tuple[int, ...]]] = []
+        examples = []
         for group in groups:
             encoded = [next(texts) for _ in group]
             self.num_truncated += sum(len(ids) > room for ids in encoded)
             built = [tokenizer.build_single(ids[:room]) for ids in encoded]
-            segments = [s for _, s in built if s is not None]
-            self._inputs.append(
-                (
-                    list(chain.from_iterable(ids for ids, _ in built)),
-                    list(chain.from_iterable(segments)) if segments else None,
-                    tuple(len(ids) for ids, _ in built),
+            ids = list(chain.from_iterable(ids for ids, _ in built))
+            segments = list(chain.from_iterable(s for _, s in built if s is not None))
+            examples.append(
+                Example(
+                    np.array(ids, dtype=np.int64),
+                    np.array(segments, dtype=np.int64) if segments else None,
+                    sequence_lengths=tuple(len(ids) for ids, _ in built),
                 )
             )
-        self.lengths: npt.NDArray[np.int64] = np.array([len(ids) for ids, _, _ in self._inputs], dtype=np.int64)
-
-    def epoch(self, epoch: int) -> TextGroups:
-        """These examples, whatever the epoch."""
-        return self
-
-    def __len__(self) -> int:
-        return len(self._inputs)
-
-    def __getitem__(self, index: int) -> Example:
-        ids, segments, lengths = self._inputs[index]
-        return Example(
-            np.array(ids, dtype=np.int64),
-            None if segments is None else np.array(segments, dtype=np.int64),
-            sequence_lengths=lengths,
-        )
+        super().__init__(examples)
