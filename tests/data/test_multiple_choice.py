@@ -45,18 +45,6 @@ def write(path: Path, content: object) -> Path:
     return path
 
 
-@pytest.fixture(scope="module")
-def bert() -> Tokenizer:
-    return Tokenizer.train_wordpiece(["a b c d e f g h i j"] * 2, 60)
-
-
-@pytest.fixture(scope="module")
-def gpt() -> Tokenizer:
-    tokenizer = Tokenizer.train_byte_bpe(["a b c"], 258)
-    tokenizer.add_task_tokens()
-    return tokenizer
-
-
 def test_swag(tmp_path: Path) -> None:
     (question,) = read_choice_questions(write(tmp_path / "val.csv", SWAG))
     assert question.context == "A waits."

@@ -18,13 +18,6 @@ def bert() -> Tokenizer:
     return Tokenizer.train_wordpiece(["a b c d e f"] * 2 + ["abcdef fedcba"], 20)
 
 
-@pytest.fixture(scope="module")
-def gpt() -> Tokenizer:
-    tokenizer = Tokenizer.train_byte_bpe(["a b c"], 258)  # bytes
-    tokenizer.add_task_tokens()
-    return tokenizer
-
-
 def test_first_pieces_carry_the_tag(bert: Tokenizer) -> None:
     sentences = [TaggedSentence(("ab", "c", "fed"), ("A", "B", "C")), TaggedSentence(("a",), ("B",))]
     examples = TaggingExamples(sentences, bert, TAGS, 16)

@@ -11,18 +11,6 @@ import torch
 from fastbert.data import DataError, TextExamples, TextRecord, Tokenizer, collate, number_targets, read_records
 
 
-@pytest.fixture(scope="module")
-def bert() -> Tokenizer:
-    return Tokenizer.train_wordpiece(["a b c d e f g h i j"] * 2, 60)
-
-
-@pytest.fixture(scope="module")
-def gpt() -> Tokenizer:
-    tokenizer = Tokenizer.train_byte_bpe(["a b c"], 258)
-    tokenizer.add_task_tokens()
-    return tokenizer
-
-
 def test_numbers_from_every_kind_of_table(tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_text("text,label\na,1\nb,-2.5\nc,1e-3\n")
     (tmp_path / "a.tsv").write_text("text\tlabel\na\t1\nb\t-2.5\nc\t1e-3\n")

@@ -31,18 +31,6 @@ def values(records: list[TextRecord]) -> list[tuple[str, str | None, str | None]
     return [(record.text, record.text_pair, record.label) for record in records]
 
 
-@pytest.fixture(scope="module")
-def bert() -> Tokenizer:
-    return Tokenizer.train_wordpiece(["a b c d e f g h i j"] * 2, 60)
-
-
-@pytest.fixture(scope="module")
-def gpt() -> Tokenizer:
-    tokenizer = Tokenizer.train_byte_bpe(["a b c"], 258)
-    tokenizer.add_task_tokens()
-    return tokenizer
-
-
 @pytest.mark.parametrize("name", ["a.csv", "a.csv.gz"])
 @pytest.mark.parametrize("ending", ["\n", "\r\n"])
 def test_csv(tmp_path: Path, name: str, ending: str) -> None:
