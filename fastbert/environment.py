@@ -17,8 +17,8 @@ from typing import Any
 import torch
 
 import fastbert
-from fastbert.ops import available_backends
-from fastbert.ops.backends import cuda, example_problem, preferred, requested, triton
+from fastbert.ops import available_backends, triton_runtime
+from fastbert.ops.backends import cuda, example_problem, preferred, requested
 from fastbert.ops.problem import AttentionProblem
 
 
@@ -107,7 +107,7 @@ def describe() -> Environment:
         device=torch.cuda.get_device_name() if device_type == "cuda" else _processor(),
         cuda=cuda_status(torch.version.cuda, _driver_version(), device_type == "cuda"),
         cuda_kernels=cuda_kernels(extension, cuda.unavailable()),
-        triton_kernels=triton.status(),
+        triton_kernels=triton_runtime.status(),
         instruction_set=_instruction_set(),
         extension=extension,
         extension_error=error,

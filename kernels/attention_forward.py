@@ -27,16 +27,15 @@ from fastbert.kernels.attention_tiles import (
     in_band,
     living_keys,
     load_rows,
-    rounded,
     seen_keys,
     sequence_rows,
     statistics,
     store_rows,
     tile_count,
     tile_start,
-    widened,
 )
 from fastbert.kernels.philox import kept_weights
+from fastbert.kernels.rounding import rounded, widened
 
 
 @triton.jit(do_not_specialize=VALUES)

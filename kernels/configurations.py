@@ -111,3 +111,43 @@ def configuration(kernel: str, architecture: str, itemsize: int, dim: int) -> Co
         return Configuration(32, 64, 4, 1)  # small enough that short sequences have tiles of every kind
     tiles = next(tiles for widest, tiles in _TABLE[architecture][itemsize].items() if dim <= widest)
     return Configuration(*tiles[("forward", "backward_q", "backward_k").index(kernel)])
+
+
+@dataclass(frozen=True)
+class RowTile:
+    """How a kernel over rows of activations is compiled.
+
+    Attributes:
+        rows: of a tile.
+        columns: of a tile, a power of two.
+        num_warps: warps of a program.
+    """
+
+    rows: int
+    columns: int
+    num_warps: int
+
+
+WIDEST_ROW = 16384  # of the kernels that hold whole rows
+_NUMBERS = 4096  # of a tile, where rows are not wider
+_MOST_CHUNKS = 512
+
+
+def row_tile(columns: int, *, whole: bool) -> RowTile:
+    """The tile for activations of so many columns; ``whole``: one tile spans them all, at most WIDEST_ROW."""
+    padded_columns = max(SMALLEST_DIM, 1 << (columns - 1).bit_length())
+    if not whole:
+        padded_columns = min(padded_columns, 1024)
+    return RowTile(max(1, _NUMBERS // padded_columns), padded_columns, 8 if padded_columns <= _NUMBERS else 16)
+
+
+def class_block(classes: int) -> tuple[int, int]:
+    """How many logits of a row cross entropy reads at once, and its warps."""
+    block = min(_NUMBERS, max(128, 1 << (classes - 1).bit_length()))
+    return block, 8 if block > 1024 else 4
+
+
+def rows_of_a_chunk(rows: int, block_rows: int) -> int:
+    """How many rows one program sums gradients of parameters over: the same on every GPU, so the sums are the same."""
+    tiles = -(-rows // block_rows)
+    return block_rows * -(-tiles // _MOST_CHUNKS)

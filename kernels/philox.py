@@ -1,8 +1,9 @@
-"""The random bytes of attention dropout, a tile of scores at a time: what fastbert.ops.philox defines.
+"""The random bytes of dropout, a tile at a time: what fastbert.ops.philox defines.
 
 Philox4x32 with seven rounds (Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", SC 2011), addressed by
-position. One call yields 16 bytes, and they serve exactly the 16 scores of a 16 x 32 tile that one thread holds in a
-tensor core's accumulator: where the compiler lays the calls out as it lays the scores out, no byte changes its thread.
+position. One call yields 16 bytes. In an activation they serve 16 columns of a row; in a tile of scores exactly the 16
+scores of 16 x 32 that one thread holds in a tensor core's accumulator: where the compiler lays the calls out as it lays
+the scores out, no byte changes its thread.
 """
 
 from __future__ import annotations
@@ -53,3 +54,31 @@ def kept_weights(rng, head_index, first_q, first_k, threshold, rows: tl.constexp
     # Of query i and key j: (i // 16, i % 8, j // 32, j // 2 % 4, word // 2, word % 2, i // 8 % 2, j % 2)
     byte = byte.reshape(rows // 16, 8, columns // 32, 4, 2, 2, 2, 2)
     return byte.permute(0, 6, 1, 2, 4, 5, 3, 7).reshape(rows, columns) >= threshold
+
+
+@triton.jit
+def kept_elements(rng, site, first_row, first_column, threshold, rows: tl.constexpr, columns: tl.constexpr):
+    """Which elements of a tile of activations survive dropout: bool (rows, columns).
+
+    Args:
+        rng: pointer to int64 seed and offset.
+        site: which dropout of the layer this is.
+        first_row: the tile's first row.
+        first_column: its first column, a multiple of 16; columns is one too.
+        threshold: an element survives where its byte is at least this.
+    """
+    seed, offset = tl.load(rng), tl.load(rng + 1)
+    row, call = first_row + tl.arange(0, rows)[:, None], first_column // 16 + tl.arange(0, columns // 16)[None, :]
+    zero = row * 0 + call * 0
+    w0, w1, w2, w3 = philox4x32(
+        (zero + call).to(tl.uint32),
+        (zero + row).to(tl.uint32),
+        (zero + site).to(tl.uint32) | 0x80000000,
+        (zero + offset).to(tl.uint32),
+        seed.to(tl.uint32),
+        (seed >> 32).to(tl.uint32),
+    )
+    words = tl.join(tl.join(w0, w2), tl.join(w1, w3))  # the last two indices are word // 2 and word % 2
+    shift = (tl.arange(0, 4) * 8).to(tl.uint32)
+    byte = words[:, :, :, :, None] >> shift[None, None, None, None, :] & 0xFF
+    return byte.reshape(rows, columns) >= threshold

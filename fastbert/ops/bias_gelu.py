@@ -21,7 +21,8 @@ APPROXIMATIONS = ("none", "tanh")
 def bias_gelu(x: Tensor, bias: Tensor, *, approximate: str = "none") -> Tensor:
     """GELU(x + bias), in float32 arithmetic.
 
-    One kernel for float32, bfloat16 and float16 CPU tensors with a float32 bias; torch's operators for all others.
+    One kernel for float32, bfloat16 and float16 with a float32 bias, on the CPU and on GPUs (Triton); torch's operators
+    for all others.
 
     Args:
         x: (rows, columns), of a floating-point type.
@@ -52,35 +53,11 @@ def bias_gelu(x: Tensor, bias: Tensor, *, approximate: str = "none") -> Tensor:
 
 
 def _forward(x: Tensor, bias: Tensor, approximate: str) -> Tensor:
-    x, bias = x.contiguous(), bias.contiguous()
-    out = torch.empty_like(x)
-    extension.required("bias_gelu").bias_gelu_forward(
-        extension.DTYPE_NAMES[x.dtype],
-        approximate == "tanh",
-        *x.shape,
-        x.data_ptr(),
-        bias.data_ptr(),
-        out.data_ptr(),
-        torch.get_num_threads(),
-    )
-    return out
+    return elementwise.kernels(x).bias_gelu_forward(x, bias, approximate)  # type: ignore[no-any-return]
 
 
 def _backward(dout: Tensor, x: Tensor, bias: Tensor, approximate: str) -> tuple[Tensor, Tensor]:
-    dout, x, bias = dout.contiguous(), x.contiguous(), bias.contiguous()
-    dx, dbias = torch.empty_like(x), torch.empty_like(bias)
-    extension.required("bias_gelu").bias_gelu_backward(
-        extension.DTYPE_NAMES[x.dtype],
-        approximate == "tanh",
-        *x.shape,
-        dout.data_ptr(),
-        x.data_ptr(),
-        bias.data_ptr(),
-        dx.data_ptr(),
-        dbias.data_ptr(),
-        torch.get_num_threads(),
-    )
-    return dx, dbias
+    return elementwise.kernels(x).bias_gelu_backward(dout, x, bias, approximate)  # type: ignore[no-any-return]
 
 
 class _BiasGelu(torch.autograd.Function):
@@ -119,8 +96,8 @@ _library.define(
     "bias_gelu_backward(Tensor dout, Tensor x, Tensor bias, str approximate) -> (Tensor dx, Tensor dbias)",
     tags=(torch.Tag.pt2_compliant_tag,),
 )
-_library.impl("bias_gelu", _forward, "CPU")
-_library.impl("bias_gelu_backward", _backward, "CPU")
+elementwise.implement(_library, "bias_gelu", _forward)
+elementwise.implement(_library, "bias_gelu_backward", _backward)
 
 
 @torch.library.register_fake("fastbert::bias_gelu", lib=_library)

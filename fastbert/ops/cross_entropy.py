@@ -23,7 +23,7 @@ def cross_entropy(
 ) -> Tensor:
     """-log softmax(logits)[target], in float32.
 
-    One kernel for float32, bfloat16 and float16 CPU tensors; torch's operators for all others.
+    One kernel for float32, bfloat16 and float16, on the CPU and on GPUs (Triton); torch's operators for all others.
 
     Args:
         logits: (rows, classes), of a floating-point type.
@@ -36,7 +36,8 @@ def cross_entropy(
 
     Raises:
         TypeError: a wrong type or dtype.
-        ValueError: a wrong shape, device or reduction; on the CPU, a target that is no class.
+        ValueError: a wrong shape, device or reduction; on the CPU, a target that is no class. GPUs, whose
+            values nobody waits for, answer such a target with the loss NaN.
         NotImplementedError: second derivatives, where the kernel ran; forward-mode differentiation.
     """
     check_rows("cross_entropy", "logits", logits)
@@ -60,56 +61,19 @@ def cross_entropy(
     return _forward(*arguments)[0]
 
 
-def _floats(*shape: int) -> Tensor:
-    # Spelled out: torch's default dtype and device are the user's to change, and the kernel writes float32.
-    return torch.empty(shape, dtype=torch.float32, device="cpu")
-
-
 def _forward(logits: Tensor, targets: Tensor, ignore_index: int, reduction: str) -> tuple[Tensor, Tensor]:
     """The loss, and (2, rows) float32: the largest logit and the logarithm of the sum of exp(logit - largest)."""
-    logits, targets = logits.contiguous(), targets.contiguous()
-    rows, classes = logits.shape
-    losses, statistics = _floats(rows), _floats(2, rows)
-    total = _floats() if reduction == "sum" else None
-    where = statistics.data_ptr()
-    extension.required("cross_entropy").cross_entropy_forward(
-        extension.DTYPE_NAMES[logits.dtype],
-        rows,
-        classes,
-        logits.data_ptr(),
-        targets.data_ptr(),
-        ignore_index,
-        losses.data_ptr(),
-        extension.address(total),
-        where,
-        where + 4 * rows,
-        torch.get_num_threads(),
-    )
-    return losses if total is None else total, statistics
+    kernels = elementwise.kernels(logits)
+    return kernels.cross_entropy_forward(logits, targets, ignore_index, reduction)  # type: ignore[no-any-return]
 
 
 def _backward(
     gradient: Tensor, logits: Tensor, targets: Tensor, statistics: Tensor, ignore_index: int, reduction: str
 ) -> Tensor:
-    gradient, logits, targets, statistics = (x.contiguous() for x in (gradient, logits, targets, statistics))
-    rows, classes = logits.shape
-    dlogits = torch.empty_like(logits)
-    where = statistics.data_ptr()
-    extension.required("cross_entropy").cross_entropy_backward(
-        extension.DTYPE_NAMES[logits.dtype],
-        rows,
-        classes,
-        gradient.data_ptr(),
-        0 if reduction == "sum" else 1,
-        logits.data_ptr(),
-        targets.data_ptr(),
-        ignore_index,
-        where,
-        where + 4 * rows,
-        dlogits.data_ptr(),
-        torch.get_num_threads(),
+    kernels = elementwise.kernels(logits)
+    return kernels.cross_entropy_backward(  # type: ignore[no-any-return]
+        gradient, logits, targets, statistics, ignore_index, reduction
     )
-    return dlogits
 
 
 class _CrossEntropy(torch.autograd.Function):
@@ -150,8 +114,8 @@ _library.define(
     "str reduction) -> Tensor",
     tags=(torch.Tag.pt2_compliant_tag,),
 )
-_library.impl("cross_entropy", _forward, "CPU")
-_library.impl("cross_entropy_backward", _backward, "CPU")
+elementwise.implement(_library, "cross_entropy", _forward)
+elementwise.implement(_library, "cross_entropy_backward", _backward)
 
 
 @torch.library.register_fake("fastbert::cross_entropy", lib=_library)

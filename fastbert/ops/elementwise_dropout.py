@@ -1,7 +1,7 @@
 """Element-wise dropout (embeddings, residual branches, heads) by the same definition as attention's.
 
-Nothing is kept for the backward but the ``rng`` pair: the mask is drawn again, from the element's place. On the CPU the
-compiled kernel draws, scales and adds in one pass, with no mask in memory.
+Nothing is kept for the backward but the ``rng`` pair: the mask is drawn again, from the element's place. The
+kernel, compiled for the CPU or Triton's for GPUs, draws, scales and adds in one pass, with no mask in memory.
 """
 
 from __future__ import annotations
@@ -85,30 +85,12 @@ def _run(x: Tensor, residual: Tensor | None, rng: Tensor, site: int, threshold: 
 
 
 def _compute(x: Tensor, residual: Tensor | None, rng: Tensor, site: int, threshold: int) -> Tensor:
+    if elementwise.kernels_serve(x):
+        return elementwise.kernels(x).dropout_add(x, residual, rng, site, threshold)  # type: ignore[no-any-return]
     rows, columns = x.shape
-    x = x.contiguous()
-    if not elementwise.kernels_serve(x):
-        random = philox.elementwise_bytes(rng, rows, columns, site)
-        dropped = (x * philox.survivor_scale(threshold)).masked_fill_(random < threshold, 0)
-        return dropped if residual is None else dropped.add_(residual)
-    out = torch.empty_like(x)
-    if out.numel() == 0:
-        return out
-    rng = rng.contiguous()
-    residual = None if residual is None else residual.contiguous()
-    extension.required("dropout").dropout_add(
-        extension.DTYPE_NAMES[x.dtype],
-        rows,
-        columns,
-        x.data_ptr(),
-        extension.address(residual),
-        out.data_ptr(),
-        threshold,
-        rng.data_ptr(),
-        site,
-        torch.get_num_threads(),
-    )
-    return out
+    random = philox.elementwise_bytes(rng, rows, columns, site)
+    dropped = (x.contiguous() * philox.survivor_scale(threshold)).masked_fill_(random < threshold, 0)
+    return dropped if residual is None else dropped.add_(residual)
 
 
 class _DropoutAdd(torch.autograd.Function):

@@ -1,6 +1,6 @@
 """LayerNorm, alone and of the residual sum (Ba, Kiros and Hinton 2016; the order of Vaswani et al. 2017).
 
-Fused on the CPU, residual sum, dropout and LayerNorm read their inputs once and write their output once. The backward
+Fused, residual sum, dropout and LayerNorm read their inputs once and write their output once. The backward
 computes the sum again, or reads it where it was wanted anyway, and keeps beside it two numbers a row and the ``rng``.
 """
 
@@ -76,7 +76,8 @@ def dropout_add_layer_norm(
     """``LayerNorm(residual + dropout(x))``: what closes a post-LN sublayer, or opens the next pre-LN one.
 
     Arithmetic is in float32; a returned sum is rounded to x's type before it is normalised. One kernel for float32,
-    bfloat16 and float16 CPU tensors with float32 parameters; torch's operators, of the same definition, for all others.
+    bfloat16 and float16 with float32 parameters, on the CPU and, up to 16,384 columns, on GPUs (Triton); torch's
+    operators, of the same definition, for all others.
 
     Args:
         x: (rows, columns), the branch: float32, bfloat16 or float16; without dropout any floating-point type.
@@ -105,7 +106,7 @@ def dropout_add_layer_norm(
         check_dropout(x, p, rng, site)
         if p == 1:
             x, p = dropout(x, 1.0, rng=rng, site=site), 0.0
-    if not elementwise.kernels_serve(x, weight, bias):
+    if not elementwise.kernels_serve(x, weight, bias, whole_rows=True):
         total = dropout_add(x, residual, p=p, rng=rng, site=site) if p else residual + x
         out = layer_norm(total, weight, bias, eps)
         return (out, total) if return_sum else out
@@ -113,7 +114,7 @@ def dropout_add_layer_norm(
     if p == 0:
         rng, threshold = None, 0
     else:
-        rng, threshold = philox.draw_rng("cpu") if rng is None else rng, philox.threshold(p)
+        rng, threshold = philox.draw_rng(x.device) if rng is None else rng, philox.threshold(p)
     arguments = (x, residual, weight, bias, rng, site, threshold, eps, return_sum)
     if not extension.nobody_watches(x, residual, weight, bias):
         out, total, _ = torch.ops.fastbert.dropout_add_layer_norm(*arguments)
@@ -126,97 +127,14 @@ def dropout_add_layer_norm(
     return out if sum_or_none is None else (out, sum_or_none)
 
 
-def _forward(
-    x: Tensor,
-    residual: Tensor,
-    weight: Tensor,
-    bias: Tensor,
-    rng: Tensor | None,
-    site: int,
-    threshold: int,
-    eps: float,
-    return_sum: bool,
-) -> tuple[Tensor, Tensor | None, Tensor]:
+def _forward(x: Tensor, *inputs: Any) -> tuple[Tensor, Tensor | None, Tensor]:
     """out, the sum where it is wanted, and (2, rows) float32: mean and 1 / standard deviation."""
-    rows, columns = x.shape
-    x, residual, weight, bias = x.contiguous(), residual.contiguous(), weight.contiguous(), bias.contiguous()
-    rng = None if rng is None else rng.contiguous()
-    out = torch.empty_like(x)
-    total = torch.empty_like(x) if return_sum else None
-    statistics = torch.empty((2, rows), dtype=torch.float32, device="cpu")
-    if rows == 0:
-        return out, total, statistics
-    where = statistics.data_ptr()
-    extension.required("dropout_add_layer_norm").layer_norm_forward(
-        extension.DTYPE_NAMES[x.dtype],
-        rows,
-        columns,
-        x.data_ptr(),
-        residual.data_ptr(),
-        weight.data_ptr(),
-        bias.data_ptr(),
-        eps,
-        out.data_ptr(),
-        extension.address(total),
-        where,
-        where + 4 * rows,
-        threshold,
-        extension.address(rng),
-        site,
-        torch.get_num_threads(),
-    )
-    return out, total, statistics
+    return elementwise.kernels(x).layer_norm_forward(x, *inputs)  # type: ignore[no-any-return]
 
 
-def _backward(
-    dout: Tensor,
-    dtotal: Tensor | None,
-    x: Tensor | None,
-    residual: Tensor | None,
-    total: Tensor | None,
-    weight: Tensor,
-    statistics: Tensor,
-    rng: Tensor | None,
-    site: int,
-    threshold: int,
-) -> tuple[Tensor | None, Tensor, Tensor, Tensor]:
+def _backward(dout: Tensor, *inputs: Any) -> tuple[Tensor | None, Tensor, Tensor, Tensor]:
     """dx (None without dropout: it is dresidual), dresidual, dweight, dbias. Reads the sum, or else x and residual."""
-    rows, columns = dout.shape
-    dout, weight, statistics = dout.contiguous(), weight.contiguous(), statistics.contiguous()
-    if total is not None:
-        total = total.contiguous()
-    elif x is not None and residual is not None:
-        x, residual = x.contiguous(), residual.contiguous()
-    dtotal = None if dtotal is None else dtotal.contiguous()
-    rng = None if rng is None else rng.contiguous()
-    dresidual = torch.empty_like(dout)
-    dx = torch.empty_like(dout) if threshold else None
-    if rows == 0:
-        return dx, dresidual, torch.zeros_like(weight), torch.zeros_like(weight)
-    dweight, dbias = torch.empty_like(weight), torch.empty_like(weight)
-    where = statistics.data_ptr()
-    extension.required("dropout_add_layer_norm").layer_norm_backward(
-        extension.DTYPE_NAMES[dout.dtype],
-        rows,
-        columns,
-        dout.data_ptr(),
-        extension.address(dtotal),
-        extension.address(total),
-        extension.address(x),
-        extension.address(residual),
-        weight.data_ptr(),
-        where,
-        where + 4 * rows,
-        extension.address(dx),
-        dresidual.data_ptr(),
-        dweight.data_ptr(),
-        dbias.data_ptr(),
-        threshold,
-        extension.address(rng),
-        site,
-        torch.get_num_threads(),
-    )
-    return dx, dresidual, dweight, dbias
+    return elementwise.kernels(dout).layer_norm_backward(dout, *inputs)  # type: ignore[no-any-return]
 
 
 def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor | None, ...]) -> None:
@@ -235,6 +153,8 @@ def _gradients(
 ) -> tuple[Tensor | None, ...]:
     x, residual, total, weight, statistics, rng = ctx.saved_tensors
     nothing = (None,) * 5
+    if total is None:  # what the registered operator returns in its place is empty, and so is its gradient
+        dtotal = None
     if dout is None:  # only the sum was used
         if dtotal is None:
             return None, None, None, None, *nothing
@@ -286,8 +206,8 @@ def _backward_impl(dout: Tensor, *inputs: Any) -> tuple[Tensor, Tensor, Tensor, 
     return dout.new_empty(0) if dx is None else dx, dresidual, dweight, dbias
 
 
-_library.impl("dropout_add_layer_norm", _forward_impl, "CPU")
-_library.impl("dropout_add_layer_norm_backward", _backward_impl, "CPU")
+elementwise.implement(_library, "dropout_add_layer_norm", _forward_impl)
+elementwise.implement(_library, "dropout_add_layer_norm_backward", _backward_impl)
 
 
 @torch.library.register_fake("fastbert::dropout_add_layer_norm", lib=_library)

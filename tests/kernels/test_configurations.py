@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from fastbert.kernels.configurations import architecture, configuration, padded
-from fastbert.ops import available_backends
+from fastbert.ops import available_backends, triton_runtime
 from fastbert.ops.backends import example_problem, triton
 from fastbert.ops.problem import AttentionOptions
 
@@ -62,13 +62,13 @@ def test_padded(head_dim, dim):
     ],
 )
 def test_an_old_triton_is_declined(version, complaint):
-    assert triton._complaint(version) == complaint
+    assert triton_runtime._complaint(version) == complaint
 
 
 def test_a_missing_triton_is_the_reason(monkeypatch):
-    monkeypatch.setattr(triton, "_MISSING", "triton is not installed")
+    monkeypatch.setattr(triton_runtime, "MISSING", "triton is not installed")
     assert triton.supports(example_problem("cuda")) == "triton is not installed"
-    assert triton.status() == "triton is not installed"
+    assert triton_runtime.status() == "triton is not installed"
 
 
 @pytest.fixture
@@ -76,7 +76,7 @@ def gpu(monkeypatch):
     """A call that makes torch say that there is a GPU of these properties."""
 
     def pretend(**properties):
-        monkeypatch.setattr(triton, "_MISSING", None)
+        monkeypatch.setattr(triton_runtime, "MISSING", None)
         monkeypatch.setattr(torch.version, "hip", None)
         monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
         monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
@@ -110,7 +110,7 @@ def test_what_no_launch_can_hold_is_an_error(monkeypatch):
     """Before anything is launched, so meta tensors will do."""
     problem = {"window_left": None, "window_right": None, "scale": 1.0, "dropout_threshold": 0, "deterministic": False}
     problem |= {"key_padding_mask": None, "rng": None, "cu_seqlens_q": None, "cu_seqlens_k": None}
-    monkeypatch.setattr(triton, "_INTERPRETING", True)
+    monkeypatch.setattr(triton_runtime, "INTERPRETING", True)
     x = torch.empty(1, 2**29, 1, 1, device="meta")
     options = AttentionOptions(**problem, max_seqlen_q=2**29, max_seqlen_k=2**29)
     with pytest.raises(ValueError, match="'triton' takes sequences below 536870912 rows, not 536870912"):

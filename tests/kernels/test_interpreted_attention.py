@@ -5,16 +5,15 @@ One process runs the chosen tests of tests/ops with TRITON_INTERPRET=1; here eve
 
 from __future__ import annotations
 
-import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 
 import pytest
+from interpreted import OPS, outcomes
 from interpreter import run_code, run_python
 from ptx_emulator.toolchain import triton_version
 
 pytestmark = pytest.mark.skipif(not triton_version(), reason="needs triton (the extra [triton])")
 
-OPS = Path(__file__).resolve().parents[1] / "ops"
 # Every feature once, on shapes that take a second or two; the rest of the contract is in the slow tier.
 CHOSEN = (
     "test_lengths[17-31-True-dtype1",
@@ -44,30 +43,6 @@ CHOSEN = (
     "test_large_scores[",
     "test_lengths_that_lie_are_clamped[",
 )
-
-
-def outcomes(folder: Path, *arguments: str, timeout: float) -> dict[str, str]:
-    """Test -> "passed" or what was said, of the contract's tests of backend triton."""
-    path = folder / "junit.xml"
-    command = (
-        "-m",
-        "pytest",
-        "-q",
-        "-p",
-        "no:cacheprovider",
-        f"--junit-xml={path}",
-        "--rootdir",
-        str(OPS.parent.parent),
-    )
-    result = run_python(*command, *arguments, timeout=timeout, TRITON_INTERPRET="1")
-    assert path.is_file(), result.stdout + result.stderr
-    found = {}
-    for case in ElementTree.parse(path).iter("testcase"):
-        complaint = next((x for x in case if x.tag in ("failure", "error", "skipped")), None)
-        found[case.attrib["name"]] = (
-            "passed" if complaint is None else complaint.attrib["message"] + (complaint.text or "")
-        )
-    return found
 
 
 @pytest.fixture(scope="module")

@@ -6,63 +6,28 @@ TRITON_INTERPRET=1 Triton runs the same kernels on NumPy, and CPU tensors are se
 
 from __future__ import annotations
 
-import contextlib
-import functools
-import importlib
-import importlib.metadata
-import os
-import re
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from fastbert.kernels.configurations import configuration, float32_precision, padded
+from fastbert.ops import triton_runtime
 from fastbert.ops.backends.interface import KernelBackend
 from fastbert.ops.problem import AttentionOptions, AttentionProblem, lse_shape
 
-_OLDEST = (3, 5)
 # A row's number plus or minus a window must fit in 32 bits.
 _LONGEST = 1 << 29
 _WIDEST = 1 << 30
 _LARGEST_GRID = (1 << 31) - 1
 _WIDE, _SHARED_WHEN_WIDE = 128, 102_400
 
-# Triton reads it when a kernel is defined; read here once, as all of the environment.
-_INTERPRETING = os.environ.get("TRITON_INTERPRET", "").lower() in ("1", "true", "on", "yes", "y")
-
-
-def _version() -> str | None:
-    # Importing triton would take half a second that users of a CPU do not owe.
-    try:
-        return importlib.metadata.version("triton")
-    except importlib.metadata.PackageNotFoundError:
-        return None
-
-
-def _complaint(version: str | None) -> str | None:
-    """Why this Triton cannot be used."""
-    if version is None:
-        return "triton is not installed"
-    found = re.match(r"(\d+)\.(\d+)", version)
-    if found is None or (int(found[1]), int(found[2])) < _OLDEST:
-        return f"triton {version} is installed, and the kernels need {_OLDEST[0]}.{_OLDEST[1]} or newer"
-    return None
-
-
-_VERSION = _version()
-_MISSING = _complaint(_VERSION)
-
-
-def status() -> str:
-    """For ``fastbert doctor``: the version that compiles the kernels, or why none can."""
-    return _MISSING or f"{_VERSION}{', interpreted' if _INTERPRETING else ''}"
-
 
 def supports(problem: AttentionProblem) -> str | None:
     """Everything on GPUs: NVIDIA's from Ampere on, and AMD's."""
-    if _MISSING is not None:
-        return _MISSING
-    if problem.device_type != "cuda" and not (_INTERPRETING and problem.device_type == "cpu"):
+    if triton_runtime.MISSING is not None:
+        return triton_runtime.MISSING
+    if problem.device_type != "cuda" and not (triton_runtime.INTERPRETING and problem.device_type == "cpu"):
         return f"it computes on GPUs, and the tensors are on {problem.device_type}"
     if problem.device_type == "cuda" and torch.version.hip is None and torch.cuda.is_available():
         return _declines(problem, torch.cuda.get_device_properties(torch.cuda.current_device()))
@@ -71,7 +36,7 @@ def supports(problem: AttentionProblem) -> str | None:
 
 def _declines(problem: AttentionProblem, gpu: Any) -> str | None:
     """Why an NVIDIA GPU cannot run the problem."""
-    if gpu.major < 8:
+    if gpu.major < triton_runtime.OLDEST_GPU:
         return f"it needs compute capability 8.0 or newer, and the GPU has {gpu.major}.{gpu.minor}"
     wide = problem.dtype == torch.float32 and problem.head_dim > _WIDE and problem.requires_grad
     if wide and gpu.shared_memory_per_block_optin < _SHARED_WHEN_WIDE:
@@ -128,10 +93,9 @@ def _launch(kernel: str, q: Tensor, k: Tensor, v: Tensor, options: AttentionOpti
         seq_q, seq_k = min(seq_q, q.shape[0]), min(seq_k, k.shape[0])
     if max(seq_q, seq_k) >= _LONGEST:
         raise ValueError(f"attention: backend 'triton' takes sequences below {_LONGEST} rows, not {max(seq_q, seq_k)}")
-    configurations = _module("configurations")
-    architecture = "interpreter" if _INTERPRETING else _architecture(q.device)
-    dim = configurations.padded(head_dim)
-    chosen = configurations.configuration(kernel, architecture, q.element_size(), dim)
+    architecture = triton_runtime.architecture(q.device)
+    dim = padded(head_dim)
+    chosen = configuration(kernel, architecture, q.element_size(), dim)
     by_key = kernel == "backward_k"
     # One at least: a packed call clears the rows that are nobody's.
     tiles = max(1, -(-seq_k // chosen.block_k) if by_key else -(-seq_q // chosen.block_q))
@@ -144,8 +108,8 @@ def _launch(kernel: str, q: Tensor, k: Tensor, v: Tensor, options: AttentionOpti
             f"attention: backend 'triton' would launch {programs} programs, more than a grid has: a tighter max_seqlen "
             "makes fewer"
         )
-    function = getattr(_module(f"attention_{kernel.split('_')[0]}"), f"attention_{kernel}")
-    with _current(q.device):
+    function = getattr(triton_runtime.module(f"attention_{kernel.split('_')[0]}"), f"attention_{kernel}")
+    with triton_runtime.current(q.device):
         function[(programs,)](
             q=q,
             k=k,
@@ -174,7 +138,7 @@ def _launch(kernel: str, q: Tensor, k: Tensor, v: Tensor, options: AttentionOpti
             has_right=right is not None,
             head_dim=head_dim,
             dim=dim,
-            precision=configurations.float32_precision(architecture),
+            precision=float32_precision(architecture),
             block_q=chosen.block_q,
             block_k=chosen.block_k,
             num_warps=chosen.num_warps,
@@ -196,24 +160,6 @@ def _strides(name: str, x: Tensor) -> dict[str, int]:
     """Of batch, row and head; a packed tensor has no batch."""
     batch, row, head = (0, *x.stride()[:2]) if x.dim() == 3 else x.stride()[:3]
     return {f"{name}_batch": batch, f"{name}_row": row, f"{name}_head": head}
-
-
-def _current(device: torch.device) -> contextlib.AbstractContextManager[Any]:
-    return torch.cuda.device(device) if device.type == "cuda" else contextlib.nullcontext()
-
-
-@functools.cache
-def _module(name: str) -> Any:
-    return importlib.import_module(f"fastbert.kernels.{name}")
-
-
-@functools.cache
-def _architecture(device: torch.device) -> str:
-    """The row of the table of configurations."""
-    with _current(device):
-        target = importlib.import_module("triton.runtime").driver.active.get_current_target()
-    name: str = _module("configurations").architecture(target.backend, target.arch)
-    return name
 
 
 BACKEND = KernelBackend("triton", supports, forward, backward)
