@@ -67,7 +67,7 @@ bench: install
 	$(BIN)/python benchmarks/report.py runs/benchmarks.json
 
 kernels-report: install
-	@$(BIN)/python tests/kernels/compiled.py
+	@$(BIN)/python tests/kernels/report.py
 
 # A package of its own, beside the installed one. -O1 keeps the code that runs near the code that was written; -g and the
 # frame pointer make reports name its lines; without recovery undefined behaviour ends a test as wrong memory does.

@@ -50,7 +50,8 @@ architecture() {
 tests() {
   timeout "${SECONDS_FOR_TESTS:-120}" "$PYTHON" -m pytest -q --maxfail=20 -p no:cacheprovider \
     --continue-on-collection-errors -k "gpu or cuda-cuda" tests/ops/test_cuda_gpu.py \
-    tests/ops/test_attention_contract.py tests/kernels/test_attention_on_gpu.py
+    tests/ops/test_attention_contract.py tests/kernels/test_attention_on_gpu.py \
+    tests/kernels/test_row_operators_on_gpu.py
 }
 
 benchmarks() {

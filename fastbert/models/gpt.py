@@ -22,6 +22,7 @@ from fastbert.models.heads import VocabularyHead, zero_empty
 from fastbert.models.inputs import ModelInputs, pack_inputs
 from fastbert.models.losses import (
     LossTerm,
+    check_classes,
     check_count,
     count_targets,
     cross_entropy_term,
@@ -29,6 +30,10 @@ from fastbert.models.losses import (
     target_rows,
 )
 from fastbert.packing import PackedBatch
+
+# Beyond so many the scores of a batch are not kept for the backward but computed again, a product in four: they would
+# take 1 GiB in 16 bits, and their gradient as much.
+MANY_SCORES = 1 << 29
 
 
 class GPTModel(PretrainedModel):
@@ -134,8 +139,12 @@ class GPTForPreTraining(PretrainedModel):
         targets = _lm_targets(batch, auxiliary_lm)
         rows = target_rows(targets)
         encoded = self.encode(ModelInputs(batch))
-        logits = self.lm_head(encoded.hidden.index_select(0, rows), self.transformer.embeddings.tokens.weight)
-        return {"lm": cross_entropy_term(logits, targets.index_select(0, rows))}
+        hidden, table = encoded.hidden.index_select(0, rows), self.transformer.embeddings.tokens.weight
+        targets = targets.index_select(0, rows)
+        if batch.total_tokens * table.shape[0] <= MANY_SCORES:
+            return {"lm": cross_entropy_term(self.lm_head(hidden, table), targets)}
+        check_classes("labels", targets, table.shape[0])
+        return {"lm": LossTerm(self.lm_head.loss(hidden, table, targets), count_targets(targets))}
 
     def target_counts(self, batch: PackedBatch, *, auxiliary_lm: bool = False) -> dict[str, Tensor]:
         return {"lm": count_targets(_lm_targets(batch, auxiliary_lm))}

@@ -8,7 +8,8 @@ from torch import Tensor, nn
 
 from fastbert.models.config import TransformerConfig
 from fastbert.models.layers import DropoutSite, LayerNorm, activate, drop
-from fastbert.packing import select_first, select_last
+from fastbert.ops import linear_cross_entropy
+from fastbert.packing import IGNORE_INDEX, select_first, select_last
 
 
 class Summary(nn.Module):
@@ -41,9 +42,17 @@ class VocabularyHead(nn.Module):
 
     def forward(self, x: Tensor, table: Tensor) -> Tensor:
         """(rows, hidden), (vocab_size, hidden) -> (rows, vocab_size)."""
-        if self.dense is not None and self.norm is not None:
-            x = self.norm(activate(self.dense, self.activation, x))
-        return F.linear(x, table, self.bias)
+        return F.linear(self._transform(x), table, self.bias)
+
+    def loss(self, x: Tensor, table: Tensor, targets: Tensor) -> Tensor:
+        """The summed cross entropy of these scores, which are computed some rows at a time and not kept."""
+        return linear_cross_entropy(self._transform(x), table, self.bias, targets, ignore_index=IGNORE_INDEX)
+
+    def _transform(self, x: Tensor) -> Tensor:
+        if self.dense is None or self.norm is None:
+            return x
+        transformed: Tensor = self.norm(activate(self.dense, self.activation, x))
+        return transformed
 
 
 class Classifier(nn.Module):

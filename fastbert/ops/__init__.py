@@ -11,6 +11,7 @@ from fastbert.ops.cross_entropy import cross_entropy
 from fastbert.ops.elementwise_dropout import dropout, dropout_add
 from fastbert.ops.functional import attention, attention_varlen
 from fastbert.ops.layer_norm import dropout_add_layer_norm
+from fastbert.ops.linear_cross_entropy import linear_cross_entropy
 from fastbert.ops.philox import draw_rng
 from fastbert.ops.torch_signature import scaled_dot_product_attention
 
@@ -24,5 +25,6 @@ __all__ = [
     "dropout",
     "dropout_add",
     "dropout_add_layer_norm",
+    "linear_cross_entropy",
     "scaled_dot_product_attention",
 ]

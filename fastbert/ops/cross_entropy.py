@@ -41,14 +41,7 @@ def cross_entropy(
         NotImplementedError: second derivatives, where the kernel ran; forward-mode differentiation.
     """
     check_rows("cross_entropy", "logits", logits)
-    check_tensor("targets", targets, torch.int64, logits, "cross_entropy")
-    if targets.dim() != 1 or targets.size(0) != logits.size(0):
-        raise ValueError(
-            f"cross_entropy: targets have shape {tuple(targets.shape)}; it must be ({logits.shape[0]},), one for each "
-            "row of logits"
-        )
-    if reduction not in REDUCTIONS:
-        raise ValueError(f"cross_entropy: reduction is {reduction!r}; allowed are 'sum' and 'none'")
+    check_targets("cross_entropy", targets, reduction, "logits", logits)
     if not elementwise.kernels_serve(logits):
         wide = logits if logits.dtype == torch.float64 else logits.float()
         return F.cross_entropy(wide, targets, ignore_index=ignore_index, reduction=reduction)
@@ -59,6 +52,18 @@ def cross_entropy(
     if torch.is_grad_enabled() and logits.requires_grad:
         return _CrossEntropy.apply(*arguments)  # type: ignore[no-any-return, no-untyped-call]
     return _forward(*arguments)[0]
+
+
+def check_targets(operator: str, targets: Tensor, reduction: str, name: str, rows: Tensor) -> None:
+    """Targets (rows,), one for each row of the tensor of that name; a reduction that exists."""
+    check_tensor("targets", targets, torch.int64, rows, operator)
+    if targets.dim() != 1 or targets.size(0) != rows.size(0):
+        raise ValueError(
+            f"{operator}: targets have shape {tuple(targets.shape)}; it must be ({rows.shape[0]},), one for each row "
+            f"of {name}"
+        )
+    if reduction not in REDUCTIONS:
+        raise ValueError(f"{operator}: reduction is {reduction!r}; allowed are 'sum' and 'none'")
 
 
 def _forward(logits: Tensor, targets: Tensor, ignore_index: int, reduction: str) -> tuple[Tensor, Tensor]:

@@ -15,6 +15,8 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
+from fastbert.ops.autocast import autocast_is_on
+
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 MAX_HEAD_DIM = 256
 MAX_SITE = 2**31 - 1
@@ -153,6 +155,29 @@ def check_parameter(operator: str, name: str, parameter: Any, x: Tensor) -> None
         )
     if not (parameter.is_cpu and x.is_cpu) and parameter.device != x.device:
         raise ValueError(f"{operator}: {name} is on {parameter.device} but x is on {x.device}")
+
+
+def check_linear(operator: str, x: Tensor, weight: Tensor, bias: Tensor | None) -> None:
+    """weight (classes, columns), bias (classes,) or None: of x's type unless autocast will cast them, on its device."""
+    shapes = (("weight", weight, 2), ("bias", bias, 1)) if bias is not None else (("weight", weight, 2),)
+    for name, parameter, dims in shapes:
+        if not isinstance(parameter, Tensor):
+            raise TypeError(f"{operator}: {name} is a {type(parameter).__name__}; it must be a tensor")
+        if parameter.dim() != dims:
+            raise ValueError(f"{operator}: {name} has shape {tuple(parameter.shape)}; it must have {dims} dimensions")
+        if not autocast_is_on(x.device.type) and parameter.dtype != x.dtype:
+            raise TypeError(f"{operator}: {name} is {parameter.dtype}; it must be {x.dtype}, as x")
+        if parameter.device != x.device:
+            raise ValueError(f"{operator}: {name} is on {parameter.device} but x is on {x.device}")
+    if weight.shape[1] != x.shape[1] or weight.shape[0] < 1:
+        raise ValueError(
+            f"{operator}: weight has shape {tuple(weight.shape)}; it must be (classes, {x.shape[1]}), a number for "
+            "each column of x"
+        )
+    if bias is not None and bias.shape[0] != weight.shape[0]:
+        raise ValueError(
+            f"{operator}: bias has shape {tuple(bias.shape)}; it must be ({weight.shape[0]},), a number for each class"
+        )
 
 
 def check_dropout(x: Tensor, p: float, rng: Tensor | None, site: int) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from compiled import Variant, compiled
+from attention_variants import Variant, compiled
 from ptx_emulator import Launch, Memory, parse, run
 from ptx_emulator.memory import Buffer
 

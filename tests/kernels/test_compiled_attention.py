@@ -53,7 +53,7 @@ def features_of(kernel: str, generator: random.Random) -> tuple[str, ...]:
 
 
 def check(kernel: str, target: str, dtype: str, head_dim: int, features: tuple[str, ...]) -> None:
-    from compiled import Variant, compiled
+    from attention_variants import Variant, compiled
 
     facts = compiled(Variant(kernel, target, dtype, head_dim, features))
     limit = next(h for h in (64, 128, 256) if head_dim <= h)
@@ -91,7 +91,7 @@ def test_every_type_and_head_dim(kernel: str, target: str, dtype: str, head_dim:
 @pytest.mark.parametrize("target", TARGETS)
 @pytest.mark.parametrize("kernel", KERNELS)
 def test_every_feature(kernel: str, target: str) -> None:
-    from compiled import feature_sets
+    from attention_variants import feature_sets
 
     for features in feature_sets(kernel):
         check(kernel, target, "bf16", 64, features)

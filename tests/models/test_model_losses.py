@@ -203,6 +203,20 @@ def test_vocabulary_scores_only_where_something_is_predicted(monkeypatch: pytest
     assert rows == [4, 3]
 
 
+@pytest.mark.parametrize("nothing", [False, True])
+def test_very_many_scores_are_not_kept_and_the_loss_is_the_same(nothing: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, batch = model_and_batch("gpt2", "pretraining")
+    if nothing:
+        batch = dataclasses.replace(batch, labels=torch.full_like(batch.input_ids, -100))
+    found = []
+    for limit in (10**9, 0):
+        monkeypatch.setattr("fastbert.models.gpt.MANY_SCORES", limit)
+        term = model.loss_terms(batch)["lm"]
+        found.append((term.sum, term.count, *torch.autograd.grad(term.sum, list(model.parameters()))))
+    for kept, computed_again in zip(*found, strict=True):
+        torch.testing.assert_close(computed_again, kept)
+
+
 def test_regression_sums_squares_and_several_labels_sum_cross_entropies() -> None:
     torch.manual_seed(0)
     numbers = torch.tensor([0.5, -1.0, 2.0, 0.0])
