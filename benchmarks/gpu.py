@@ -153,6 +153,11 @@ def describe() -> dict[str, Any]:
     }
 
 
+def card_file(folder: Path, machine: dict[str, Any], what: str = "") -> Path:
+    """Where a card's results go."""
+    return folder / (re.sub(r"[^a-z0-9]+", "-", machine["card"].lower()).strip("-") + what + ".json")
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Measure until the time is over; write <card>.json; print the table."""
     parser = argparse.ArgumentParser(description="attention on this machine's GPU beside its peers")
@@ -174,7 +179,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"{problem}: {', '.join(f'{name} {speed:.0f}' for name, speed in rows[-1].teraflops.items())}")
     machine = describe()
     chosen.output.mkdir(parents=True, exist_ok=True)
-    path = chosen.output / (re.sub(r"[^a-z0-9]+", "-", machine["card"].lower()).strip("-") + ".json")
+    path = card_file(chosen.output, machine)
     content = {"machine": machine, "rows": [asdict(row) for row in rows], "not_measured": [str(p) for p in missing]}
     with replaced(path) as aside:
         aside.write_text(json.dumps(content, indent=1), encoding="utf-8")

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Builds for this machine's GPU, runs the GPU tests and times the attention kernels beside their peers, in under eight
+# Builds for this machine's GPU, runs the GPU tests and times the kernels beside their peers, in under eight
 # minutes. Needs a GPU, nvcc, and a Python with torch, triton, what the build takes (pybind11, ninja) and pytest; nothing
 # is downloaded. Whatever fails is reported and the rest runs; the exit status is the number of steps that failed.
 #
@@ -58,10 +58,15 @@ benchmarks() {
   "$PYTHON" benchmarks/gpu.py --output "$OUT" --seconds "${SECONDS_FOR_BENCHMARKS:-180}"
 }
 
+operators() {
+  "$PYTHON" benchmarks/gpu_operators.py --output "$OUT"
+}
+
 mkdir -p "$OUT"
 step machine machine
 step build build
 step tests tests
 LINES_SHOWN=70 step benchmarks benchmarks
+step operators operators
 [ ${#FAILED[@]} -eq 0 ] || echo "failed: ${FAILED[*]}; their whole output is in $LOGS"
 exit ${#FAILED[@]}

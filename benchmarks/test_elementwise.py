@@ -63,7 +63,7 @@ def gelu_inputs(rows: int, columns: int, dtype: torch.dtype) -> tuple[Tensor, ..
 
 
 def targets(logits: Tensor) -> Tensor:
-    return torch.arange(logits.shape[0]) % logits.shape[1]
+    return torch.arange(logits.shape[0], device=logits.device) % logits.shape[1]
 
 
 OPERATORS = {
