@@ -25,6 +25,8 @@ def test_the_demo_leaves_what_it_promises_and_runs_again(tmp_path):
 
     assert json.loads((output / "summary.json").read_text()) == second
     assert set(second["minilm"]) == {"accuracy", "majority", "train_seconds", "tokens_per_second"}
+    assert set(second["tagging"]) == {"accuracy", "majority", "train_seconds"}
+    assert set(second["question_answering"]) == {"exact", "f1", "train_seconds"}
     assert set(second["against_sdpa"]) == {"tokens_per_second", "sdpa_tokens_per_second", "speedup"}
     assert not (output / "compared").exists()
     for family in ("bert", "gpt"):
@@ -34,6 +36,6 @@ def test_the_demo_leaves_what_it_promises_and_runs_again(tmp_path):
         assert second[family]["loss_after"] == first[family]["loss_after"], "one seed, one result"
     assert second["environment"]
     assert (output / "loss.png").read_bytes().startswith(b"\x89PNG")
-    for run in ("minilm", "bert", "bert-reviews", "gpt", "gpt-reviews"):
+    for run in ("minilm", "bert", "bert-reviews", "gpt", "gpt-reviews", "tagging", "question_answering"):
         for name in ("config.json", "model.safetensors", "tokenizer.json", "training.json", "metrics.jsonl"):
             assert (output / run / name).is_file(), f"{run}/{name}"

@@ -101,13 +101,14 @@ def _topics(root: Path) -> Iterator[list[str]]:
 
 
 def _modules(root: Path) -> Iterator[list[str]]:
-    for relative in sorted(_source_files(root), key=lambda path: path.parts):
+    for relative in sorted(source_files(root), key=lambda path: path.parts):
         tree = _parse(root / relative)
         if tree is not None and relative != TOPICS:
             yield [paragraph for doc in _docstrings(tree) for paragraph in prose_paragraphs(doc)]
 
 
-def _source_files(root: Path) -> Iterator[Path]:
+def source_files(root: Path) -> Iterator[Path]:
+    """The sources of the standard library, relative to its root."""
     for directory, names, files in os.walk(root):
         names[:] = [name for name in names if name not in SKIPPED_DIRECTORIES]
         yield from (Path(directory, file).relative_to(root) for file in files if file.endswith(".py"))
@@ -135,8 +136,15 @@ def _docstrings(node: _Documented) -> Iterator[str]:
 
 
 def _parse(path: Path) -> ast.Module | None:
-    # The standard library also holds templates that only look like Python; they have no prose to lose.
     try:
-        return ast.parse(path.read_bytes())
-    except (OSError, SyntaxError, ValueError):
+        return parse_source(path.read_bytes())
+    except OSError:
+        return None
+
+
+def parse_source(source: str | bytes) -> ast.Module | None:
+    """The syntax tree, or None for what only looks like Python, as templates in the standard library do."""
+    try:
+        return ast.parse(source)
+    except (SyntaxError, ValueError):
         return None

