@@ -31,7 +31,7 @@ def kernels_serve(x: Tensor, *parameters: Tensor, whole_rows: bool = False) -> b
         return extension.compiled is not None
     if triton_runtime.MISSING is not None or (whole_rows and x.shape[1] > WIDEST_ROW):
         return False
-    return x.is_cpu or (x.is_cuda and not triton_runtime.old_gpu(x.device))
+    return x.is_cpu or (x.is_cuda and not triton_runtime.old_gpu(x.device.index))
 
 
 def kernels(x: Tensor) -> ModuleType:

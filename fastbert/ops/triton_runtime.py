@@ -50,10 +50,16 @@ def status() -> str:
     return MISSING or f"{_VERSION}{', interpreted' if INTERPRETING else ''}"
 
 
-@functools.cache
-def old_gpu(device: torch.device) -> bool:
+def old_gpu(index: int) -> bool:
     """Whether a CUDA device is an NVIDIA GPU too old for the kernels."""
-    return torch.version.hip is None and torch.cuda.get_device_capability(device)[0] < OLDEST_GPU
+    return _is_old(index) if torch.compiler.is_compiling() else _remembered(index)
+
+
+def _is_old(index: int) -> bool:
+    return torch.version.hip is None and torch.cuda.get_device_properties(index).major < OLDEST_GPU
+
+
+_remembered = functools.cache(_is_old)  # torch.compile looks through a cache, with a warning
 
 
 def current(device: torch.device) -> contextlib.AbstractContextManager[Any]:
