@@ -1,4 +1,4 @@
-"""Tile sizes, warps and pipeline stages of the attention kernels: a pure function, no search at run time.
+"""Tile sizes, warps and pipeline stages of all kernels: pure functions, no search at run time.
 
 A first call compiles one configuration and runs it. kernels/README.md says where the numbers come from.
 """
@@ -131,6 +131,7 @@ class RowTile:
 WIDEST_ROW = 16384  # of the kernels that hold whole rows
 _NUMBERS = 4096  # of a tile, where rows are not wider
 _MOST_CHUNKS = 512
+_FEWEST_TILES = 4  # of a chunk, or its sums would be as much to write as the rows
 
 
 def row_tile(columns: int, *, whole: bool) -> RowTile:
@@ -150,4 +151,13 @@ def class_block(classes: int) -> tuple[int, int]:
 def rows_of_a_chunk(rows: int, block_rows: int) -> int:
     """How many rows one program sums gradients of parameters over: the same on every GPU, so the sums are the same."""
     tiles = -(-rows // block_rows)
-    return block_rows * -(-tiles // _MOST_CHUNKS)
+    return block_rows * max(_FEWEST_TILES, -(-tiles // _MOST_CHUNKS))
+
+
+def contracts(file: str) -> bool:
+    """Whether the kernels of a file may contract products and sums to multiply-adds.
+
+    GELU's polynomial would take half as long again without. Of the others memory sets the pace, and a residual sum has
+    the bits of its definition, in the backward as in the forward.
+    """
+    return file == "bias_gelu"

@@ -10,10 +10,10 @@ import triton
 import triton.language as tl
 
 from fastbert.kernels.rounding import rounded, widened
-from fastbert.kernels.row_tiles import VALUES
+from fastbert.kernels.row_tiles import VALUES, VECTORS
 
 
-@triton.jit(do_not_specialize=VALUES)
+@triton.jit(do_not_specialize=VALUES, do_not_specialize_on_alignment=VECTORS)
 def cross_entropy_forward(logits, targets, losses, largest, log_rest, classes, ignore_index, block: tl.constexpr):
     """One row. logits are contiguous (rows, classes), targets int64, the others float32 (rows,).
 
@@ -43,7 +43,7 @@ def cross_entropy_forward(logits, targets, losses, largest, log_rest, classes, i
     tl.store(log_rest + row, log_of_rest)
 
 
-@triton.jit(do_not_specialize=VALUES)
+@triton.jit(do_not_specialize=VALUES, do_not_specialize_on_alignment=VECTORS)
 def cross_entropy_backward(
     dlosses,
     dlosses_stride,  # 0: one number for all rows

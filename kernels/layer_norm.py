@@ -13,10 +13,18 @@ import triton.language as tl
 
 from fastbert.kernels.philox import kept_elements
 from fastbert.kernels.rounding import rounded, widened
-from fastbert.kernels.row_tiles import VALUES, load_columns, load_tile, store_column_sums, store_tile, tile_places
+from fastbert.kernels.row_tiles import (
+    VALUES,
+    VECTORS,
+    load_columns,
+    load_tile,
+    store_column_sums,
+    store_tile,
+    tile_places,
+)
 
 
-@triton.jit(do_not_specialize=VALUES)
+@triton.jit(do_not_specialize=VALUES, do_not_specialize_on_alignment=VECTORS)
 def layer_norm_forward(
     x,
     residual,
@@ -57,7 +65,7 @@ def layer_norm_forward(
     tl.store(rstd + row, inverse, mask=row < rows)
 
 
-@triton.jit(do_not_specialize=VALUES)
+@triton.jit(do_not_specialize=VALUES, do_not_specialize_on_alignment=VECTORS)
 def layer_norm_backward(
     dout,
     dtotal,  # the gradient of the sum itself; None: zeros

@@ -45,9 +45,9 @@ def tagged_lines(source: str, name: str) -> list[TaggedSentence]:
     cannot hold are left out, and so are those shorter than five tokens or longer than forty.
 
     Raises:
-        SyntaxError: it is no Python.
+        SyntaxError: it is no Python, or, as tokenize.TokenError, it does not end as Python does.
     """
-    roles = _roles(ast.parse(source), source.splitlines())
+    roles = _roles(ast.parse(source), source.split("\n"))
     sentences: list[TaggedSentence] = []
     line: list[tuple[str, str]] = []
     for kind, text, place, _, _ in tokenize.generate_tokens(io.StringIO(source).readline):
@@ -130,7 +130,7 @@ def _collected(
 def _tag(kind: int, text: str, role: str) -> str:
     if kind == token.NAME:
         return "keyword" if keyword.iskeyword(text) else role
-    return {token.NUMBER: "number", token.STRING: "string"}.get(kind, "operator")
+    return {token.NUMBER: "number", token.OP: "operator"}.get(kind, "string")  # from Python 3.12 on in several parts
 
 
 def _roles(tree: ast.AST, lines: list[str]) -> dict[Place, str]:

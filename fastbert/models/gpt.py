@@ -20,6 +20,7 @@ from fastbert.models.generation import Streamer
 from fastbert.models.generation_config import GenerationConfig
 from fastbert.models.heads import VocabularyHead, zero_empty
 from fastbert.models.inputs import ModelInputs, pack_inputs
+from fastbert.models.layers import only_its_forward
 from fastbert.models.losses import (
     LossTerm,
     check_classes,
@@ -32,7 +33,7 @@ from fastbert.models.losses import (
 from fastbert.packing import PackedBatch
 
 # Beyond so many the scores of a batch are not kept for the backward but computed again, a product in four: they would
-# take 1 GiB in 16 bits, and their gradient as much.
+# take 1 GiB in 16 bits, and their gradient as much. A compiled step has a graph for each of the two ways.
 MANY_SCORES = 1 << 29
 
 
@@ -141,7 +142,7 @@ class GPTForPreTraining(PretrainedModel):
         encoded = self.encode(ModelInputs(batch))
         hidden, table = encoded.hidden.index_select(0, rows), self.transformer.embeddings.tokens.weight
         targets = targets.index_select(0, rows)
-        if batch.total_tokens * table.shape[0] <= MANY_SCORES:
+        if batch.total_tokens * table.shape[0] <= MANY_SCORES or not only_its_forward(self.lm_head):
             return {"lm": cross_entropy_term(self.lm_head(hidden, table), targets)}
         check_classes("labels", targets, table.shape[0])
         return {"lm": LossTerm(self.lm_head.loss(hidden, table, targets), count_targets(targets))}

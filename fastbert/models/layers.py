@@ -93,16 +93,20 @@ def activate(linear: nn.Linear, activation: str, x: Tensor) -> Tensor:
 
 
 def _is_plain(linear: nn.Module) -> bool:
-    """Whether calling the module does nothing but torch's linear: an adapter or a hook must get its call."""
+    """Whether calling the module does nothing but torch's linear: an adapter must get its call."""
+    return type(linear) is nn.Linear and only_its_forward(linear)
+
+
+def only_its_forward(module: nn.Module) -> bool:
+    """Whether a call of the module is its class's forward and no more: a hook must get its call."""
     hooks = (
-        linear._forward_hooks,  # noqa: SLF001
-        linear._forward_pre_hooks,  # noqa: SLF001
-        linear._backward_hooks,  # noqa: SLF001
-        linear._backward_pre_hooks,  # noqa: SLF001
+        module._forward_hooks,  # noqa: SLF001
+        module._forward_pre_hooks,  # noqa: SLF001
+        module._backward_hooks,  # noqa: SLF001
+        module._backward_pre_hooks,  # noqa: SLF001
     )
     return (
-        type(linear) is nn.Linear
-        and not any(hooks)
-        and "forward" not in vars(linear)  # replaced on the instance, as offloading does
+        not any(hooks)
+        and "forward" not in vars(module)  # replaced on the instance, as offloading does
         and not nn.modules.module._has_any_global_hook()  # noqa: SLF001
     )

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fastbert.kernels.configurations import RowTile, class_block, row_tile, rows_of_a_chunk
+from fastbert.kernels.configurations import RowTile, class_block, contracts, row_tile, rows_of_a_chunk
 from fastbert.ops import philox, triton_runtime
 
 
@@ -247,10 +247,7 @@ def _tile(tile: RowTile) -> dict[str, int]:
 
 
 def _launch(file: str, kernel: str, programs: int, **arguments: Any) -> None:
-    """So many programs, on the GPU that the tensors lie on.
-
-    Products are not contracted with sums: the memory sets the pace, and results are those of the definition.
-    """
+    """So many programs, on the GPU that the tensors lie on."""
     device = next(x.device for x in arguments.values() if isinstance(x, Tensor))
     with triton_runtime.current(device):
-        getattr(triton_runtime.module(file), kernel)[(programs,)](**arguments, enable_fp_fusion=False)
+        getattr(triton_runtime.module(file), kernel)[(programs,)](**arguments, enable_fp_fusion=contracts(file))

@@ -1,7 +1,8 @@
 """Cross entropy of a linear layer's outputs, some rows at a time: a large vocabulary's logits never exist at once.
 
 The forward keeps two numbers a row; the backward multiplies the same rows again and turns their logits into gradients.
-That is four products where the plain way has three, and 128 MiB of logits where it has all of them, twice.
+That is four products where the plain way has three, and 128 MiB of logits, beside as much of gradients in the backward,
+where it has all of them, twice.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fastbert.ops import elementwise, extension
+from fastbert.ops import elementwise, extension, triton_runtime
 from fastbert.ops.autocast import autocast_dtype
 from fastbert.ops.cross_entropy import check_targets, cross_entropy
 from fastbert.ops.validation import check_linear, check_no_forward_mode, check_rows
@@ -33,7 +34,8 @@ def linear_cross_entropy(
     """``cross_entropy(linear(x, weight, bias), targets)`` without the (rows, classes) logits.
 
     For float32, bfloat16 and float16 on the CPU and on GPUs (Triton); torch's operators, which hold the logits, for all
-    others. Products are in x's type (autocast's, where it is on); gradients of the parameters are summed in float32.
+    others. Products are in x's type (autocast's, where it is on). The parameters' gradients of some thousand rows at a
+    time are rounded to that type, and then summed in float32.
 
     Args:
         x: (rows, columns), of a floating-point type.
@@ -77,15 +79,18 @@ def _forward(
     x: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor, ignore_index: int, reduction: str
 ) -> tuple[Tensor, Tensor]:
     """The loss, and (2, rows) float32: the largest logit and the logarithm of the sum of exp(logit - largest)."""
+    _check_classes(targets, weight.shape[0], ignore_index)
     kernels = elementwise.kernels(x)
     losses, statistics = [], []
     for rows in _chunks(x, weight.shape[0]):
-        logits = F.linear(x[rows], weight, bias)
+        logits = _linear(x[rows], weight, bias)
         loss, kept = kernels.cross_entropy_forward(logits, targets[rows], ignore_index, reduction)
+        del logits  # before the next are made
         losses.append(loss)
         statistics.append(kept)
     if not losses:
-        return x.new_zeros(() if reduction == "sum" else (0,), dtype=torch.float32), _floats(x, 2, 0)
+        shape = () if reduction == "sum" else (0,)
+        return x.new_zeros(shape, dtype=torch.float32), x.new_zeros((2, 0), dtype=torch.float32)
     return torch.stack(losses).sum() if reduction == "sum" else torch.cat(losses), torch.cat(statistics, dim=1)
 
 
@@ -106,22 +111,40 @@ def _backward(
     dbias = None if bias is None else torch.zeros(bias.shape, dtype=torch.float32, device=x.device)
     for rows in _chunks(x, weight.shape[0]):
         dlosses = gradient if reduction == "sum" else gradient[rows]
-        logits = F.linear(x[rows], weight, bias)
+        logits = _linear(x[rows], weight, bias)
         dlogits = kernels.cross_entropy_backward(
             dlosses, logits, targets[rows], statistics[:, rows], ignore_index, reduction
         )
-        dx[rows] = dlogits @ weight
-        if x.dtype == torch.float32:
-            dweight.addmm_(dlogits.t(), x[rows])
-        else:
-            dweight += dlogits.t() @ x[rows]
+        del logits
+        with torch.autocast(x.device.type, enabled=False):
+            torch.mm(dlogits, weight, out=dx[rows])
+            if x.dtype == torch.float32:
+                dweight.addmm_(dlogits.t(), x[rows])
+            else:
+                dweight += dlogits.t() @ x[rows]
         if dbias is not None:
             dbias += dlogits.sum(0, dtype=torch.float32)
+        del dlogits
     return dx, dweight.to(weight.dtype), None if dbias is None else dbias.to(weight.dtype)
 
 
-def _floats(like: Tensor, *shape: int) -> Tensor:
-    return torch.empty(shape, dtype=torch.float32, device=like.device)
+def _linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    # In the type that the call chose: a backward may run under an autocast that the forward did not have.
+    with torch.autocast(x.device.type, enabled=False):
+        return F.linear(x, weight, bias)
+
+
+def _check_classes(targets: Tensor, classes: int, ignore_index: int) -> None:
+    """As the kernel does, which sees some of the targets only; on the CPU alone, for it would wait for a GPU."""
+    if not targets.is_cpu or triton_runtime.INTERPRETING:
+        return
+    wrong = ((targets != ignore_index) & ((targets < 0) | (targets >= classes))).nonzero()
+    if wrong.numel():
+        place = int(wrong[0])
+        raise ValueError(
+            f"linear_cross_entropy: targets[{place}] is {int(targets[place])}; it must be {ignore_index} (ignored) or "
+            f"a class below {classes}"
+        )
 
 
 class _LinearCrossEntropy(torch.autograd.Function):

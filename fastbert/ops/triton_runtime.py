@@ -56,7 +56,9 @@ def old_gpu(index: int) -> bool:
 
 
 def _is_old(index: int) -> bool:
-    return torch.version.hip is None and torch.cuda.get_device_properties(index).major < OLDEST_GPU
+    # A fake tensor can be on a GPU that is not there.
+    nvidia = torch.version.hip is None and torch.cuda.is_available()
+    return nvidia and torch.cuda.get_device_properties(index).major < OLDEST_GPU
 
 
 _remembered = functools.cache(_is_old)  # torch.compile looks through a cache, with a warning

@@ -16,6 +16,7 @@ from fastbert.ops import (
     dropout_add,
     dropout_add_layer_norm,
     extension,
+    linear_cross_entropy,
     triton_runtime,
 )
 from fastbert.ops.elementwise import kernels_serve
@@ -51,6 +52,11 @@ def loss(reduction: str) -> Operator:
     return run
 
 
+def linear_loss(x: Tensor, weight: Tensor) -> tuple[Tensor, ...]:
+    targets = torch.arange(x.shape[0], device=x.device) * 7 % weight.shape[0]
+    return (linear_cross_entropy(x, weight, None, targets),)
+
+
 def shapes(*names: str, rows: int, columns: int) -> list[tuple[int, ...]]:
     return [(rows, columns) if name == "x" else (columns,) for name in names]
 
@@ -68,6 +74,7 @@ OPERATORS: dict[str, tuple[Operator, list[tuple[int, ...]]]] = {
     "norm alone": (norm(False, 0.0), shapes("x", "x", "w", "b", rows=13, columns=16384)),
     "wide norm": (norm(True, 0.1), shapes("x", "x", "w", "b", rows=5, columns=20000)),
     "loss": (loss("sum"), shapes("x", rows=515, columns=30522)),
+    "linear loss": (linear_loss, [(4001, 64), (40000, 64)]),
     "losses": (loss("none"), shapes("x", rows=100, columns=50257)),
 }
 

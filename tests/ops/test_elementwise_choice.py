@@ -18,6 +18,7 @@ def gpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     """A call that gives the GPU its compute capability."""
     monkeypatch.setattr(triton_runtime, "MISSING", None)
     monkeypatch.setattr(torch.version, "hip", None)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
 
     def capability(major: int) -> None:
         triton_runtime._remembered.cache_clear()

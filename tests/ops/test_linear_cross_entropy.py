@@ -12,7 +12,7 @@ from fused import DTYPES, Outputs, assert_compiles_whole, assert_no_second_deriv
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from fastbert.ops import cross_entropy, linear_cross_entropy
+from fastbert.ops import cross_entropy, linear_cross_entropy, triton_runtime
 
 NAMES = ("x", "weight", "bias")
 REDUCTIONS = ("sum", "none")
@@ -92,7 +92,7 @@ def test_the_logits_never_exist() -> None:
     torch.testing.assert_close(loss, cross_entropy(F.linear(x, weight), targets))
 
 
-def test_what_lies_in_ignored_rows_reaches_nothing(seed: int) -> None:
+def test_ignored_rows_have_no_part(seed: int) -> None:
     x, weight, bias = inputs(9, 8, 6)
     targets = some_targets(9, 6)
     x[::3] = 1e30
@@ -119,6 +119,24 @@ def test_autocast_multiplies_in_its_type(seed: int) -> None:
     for a, b in zip(*(torch.autograd.grad(y, (x, weight, bias)) for y in (found, wanted)), strict=True):
         assert a.dtype == torch.float32
         torch.testing.assert_close(a, b, rtol=2e-2, atol=2e-2)
+
+
+def test_a_backward_under_autocast_that_the_forward_did_not_have(seed: int) -> None:
+    leaf = leaves(*inputs(130, 16, 50))
+    targets = some_targets(130, 50)
+    wanted = torch.autograd.grad(linear_cross_entropy(*leaf, targets), leaf)
+    loss = linear_cross_entropy(*leaf, targets)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = torch.autograd.grad(loss, leaf)
+    assert all(torch.equal(a, b) for a, b in zip(found, wanted, strict=True))
+
+
+@pytest.mark.skipif(triton_runtime.INTERPRETING, reason="GPUs, whose numbers nobody waits for, answer NaN")
+def test_a_target_that_is_no_class_is_named_by_its_place_among_all(seed: int) -> None:
+    targets = some_targets(300, 7)
+    targets[290] = 7
+    with pytest.raises(ValueError, match=r"targets\[290\] is 7; it must be -100 \(ignored\) or a class below 7"):
+        linear_cross_entropy(torch.ones(300, 4), torch.ones(7, 4), None, targets)
 
 
 def test_float64_takes_the_plain_way(seed: int) -> None:
