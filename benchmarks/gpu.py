@@ -18,7 +18,7 @@ import re
 import statistics
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
@@ -91,6 +91,25 @@ def seconds_of(call: Call, repeats: int) -> float:
     return float(start.elapsed_time(end)) / repeats / 1e3
 
 
+def repeats_of(call: Call) -> int:
+    """How often it runs in a round."""
+    return max(1, int(SECONDS_A_ROUND / seconds_of(call, 3)))
+
+
+def in_turns(calls: Mapping[str, tuple[Call, int]]) -> dict[str, float]:
+    """Seconds of calls that are repeated so often a round: medians over rounds in which they take turns."""
+    times: dict[str, list[float]] = {name: [] for name in calls}
+    for _ in range(ROUNDS):
+        for name, (call, repeats) in calls.items():
+            times[name].append(seconds_of(call, repeats))
+    return {name: statistics.median(seconds) for name, seconds in times.items()}
+
+
+def reason(error: Exception) -> str:
+    """Why a side does not run, in a line."""
+    return f"{type(error).__name__}: {str(error).partition(chr(10))[0][:150]}"
+
+
 def measure(problem: Problem) -> Row:
     """All sides of one row, in turns, each round a few milliseconds long; medians."""
     row, calls = Row(problem), {}
@@ -103,17 +122,10 @@ def measure(problem: Problem) -> Row:
                 check(problem, side, tensors(), wanted)
             else:
                 tensors()
-            repeats = max(1, int(SECONDS_A_ROUND / seconds_of(call, 3)))
+            calls[side.name] = (call, repeats_of(call))
         except Exception as error:
-            row.failed[side.name] = f"{type(error).__name__}: {str(error).partition(chr(10))[0][:150]}"
-            continue
-        calls[side.name] = (call, repeats)
-    times: dict[str, list[float]] = {name: [] for name in calls}
-    for _ in range(ROUNDS):
-        for name, (call, repeats) in calls.items():
-            times[name].append(seconds_of(call, repeats))
-    for name, seconds in times.items():
-        median = statistics.median(seconds)
+            row.failed[side.name] = reason(error)
+    for name, median in in_turns(calls).items():
         row.milliseconds[name] = 1e3 * median
         row.teraflops[name] = flop(problem) / median / 1e12
     return row

@@ -10,22 +10,19 @@ from __future__ import annotations
 
 import argparse
 import json
-import statistics
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import torch
-from gpu import card_file, describe, seconds_of
+from gpu import Call, card_file, describe, in_turns, reason, repeats_of
 from test_elementwise import OPERATORS, Operator, forward_backward
 
 from fastbert.files import replaced
 
 TOKENS, HIDDEN, INNER = 16384, 768, 3072
 PREDICTED, VOCABULARY = 2048, 30522
-ROUNDS, SECONDS_A_ROUND = 7, 0.006
 
 
 def shape_of(name: str) -> tuple[int, int]:
@@ -42,19 +39,15 @@ def measure(operator: Operator, rows: int, columns: int) -> dict[str, float | st
     gradient = torch.randn_like(operator.torch(*inputs))
     sides = {"ours": operator.ours, "torch": operator.torch, "compiled": torch.compile(operator.torch)}
     found: dict[str, float | str] = {}
-    calls: dict[str, tuple[Callable[[], Any], int]] = {}
+    calls: dict[str, tuple[Call, int]] = {}
     for name, side in sides.items():
-        call: Callable[[], Any] = partial(forward_backward, side, inputs, gradient)
+        call: Call = partial(forward_backward, side, inputs, gradient)
         try:
             call()
-            calls[name] = (call, max(1, int(SECONDS_A_ROUND / seconds_of(call, 3))))
+            calls[name] = (call, repeats_of(call))
         except Exception as error:
-            found[name] = f"{type(error).__name__}: {str(error).partition(chr(10))[0][:150]}"
-    times: dict[str, list[float]] = {name: [] for name in calls}
-    for _ in range(ROUNDS):
-        for name, (timed, repeats) in calls.items():
-            times[name].append(seconds_of(timed, repeats))
-    return found | {name: 1e3 * statistics.median(seconds) for name, seconds in times.items()}
+            found[name] = reason(error)
+    return found | {name: 1e3 * seconds for name, seconds in in_turns(calls).items()}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

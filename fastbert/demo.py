@@ -184,11 +184,9 @@ def _compare_with_sdpa(config: DemoConfig, model: str, reviews: Reviews) -> dict
 
 def _tag_code(console: Console, config: DemoConfig, model: str) -> dict[str, float]:
     """Fine-tune on lines of the standard library, and show a held-out one with its tags."""
-    output = Path(config.output)
-    train, held_out = samples.write_tagged_code(output / "data", train=TAGGED_LINES, held_out=TAGGED_LINES // 8)
-    result = finetune(_task(config, model, "tagging", train, held_out))
-    predicted = output / "tagging" / "predicted.conll"
-    predict(PredictConfig(model=str(result.output), input=str(held_out), output=str(predicted)))
+    data = Path(config.output) / "data"
+    train, held_out = samples.write_tagged_code(data, train=TAGGED_LINES, held_out=TAGGED_LINES // 8)
+    result, predicted = _learn(config, model, "tagging", train, held_out)
     sentences = read_column_file(predicted)
     tags = [row[1] for sentence in sentences for row in sentence.rows]
     majority = max(map(tags.count, set(tags))) / len(tags)
@@ -203,11 +201,9 @@ def _tag_code(console: Console, config: DemoConfig, model: str) -> dict[str, flo
 
 def _answer_questions(console: Console, config: DemoConfig, model: str) -> dict[str, float]:
     """Fine-tune on questions about functions of the standard library, and show held-out ones with their answers."""
-    output = Path(config.output)
-    train, held_out = samples.write_questions(output / "data", train=CONTEXTS, held_out=CONTEXTS // 4)
-    result = finetune(_task(config, model, "question_answering", train, held_out))
-    answers = output / "question_answering" / "answers.json"
-    predict(PredictConfig(model=str(result.output), input=str(held_out), output=str(answers)))
+    data = Path(config.output) / "data"
+    train, held_out = samples.write_questions(data, train=CONTEXTS, held_out=CONTEXTS // 4)
+    result, answers = _learn(config, model, "question_answering", train, held_out)
     given = json.loads(answers.read_text(encoding="utf-8"))
     questions = read_squad(held_out)
     with_arguments = [question for question in questions if question.answers and "arguments" in question.question]
@@ -219,22 +215,27 @@ def _answer_questions(console: Console, config: DemoConfig, model: str) -> dict[
     return {name: result.final[name] for name in ("exact", "f1")} | {"train_seconds": result.train_seconds}
 
 
-def _task(config: DemoConfig, model: str, task: str, train: Path, held_out: Path) -> FinetuneConfig:
-    """One pass over a task that MiniLM has not met: a higher rate than for the sentiment of sentences."""
-    return FinetuneConfig(
-        model=model,
-        output=str(Path(config.output) / task),
-        task=task,
-        train=train,
-        validation=held_out,
-        epochs=config.epochs,
-        tokens_per_batch=1024,
-        learning_rate=3e-4,
-        dropout=0.0,
-        save_every=1000,
-        seed=config.seed,
-        backend=config.backend,
+def _learn(config: DemoConfig, model: str, task: str, train: Path, held_out: Path) -> tuple[RunResult, Path]:
+    """A pass over a task, and the file of what it then predicts for the held-out part."""
+    result = finetune(
+        FinetuneConfig(
+            model=model,
+            output=str(Path(config.output) / task),
+            task=task,
+            train=train,
+            validation=held_out,
+            epochs=config.epochs,
+            tokens_per_batch=1024,
+            learning_rate=3e-4,  # MiniLM has met nothing like it: more than for the sentiment of sentences
+            dropout=0.0,
+            save_every=1000,
+            seed=config.seed,
+            backend=config.backend,
+        )
     )
+    predicted = result.output / f"predicted{held_out.suffix}"
+    predict(PredictConfig(model=str(result.output), input=str(held_out), output=str(predicted)))
+    return result, predicted
 
 
 def _family_summary(pretrained: RunResult, tuned: RunResult, reviews: Reviews) -> dict[str, float]:

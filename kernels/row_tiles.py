@@ -11,7 +11,7 @@ from fastbert.kernels.rounding import rounded, widened
 # row can be loaded at once.
 VALUES = ("rows", "rows_each", "site", "threshold", "ignore_index")
 # Pointers to the second of two vectors, which begins at a multiple of 16 bytes for some numbers of rows only.
-VECTORS = ("mean", "rstd", "dweight", "dbias", "dlosses", "largest", "log_rest")
+VECTORS = ("mean", "rstd", "dlosses", "largest", "log_rest")
 
 
 @triton.jit

@@ -17,48 +17,13 @@ from fastbert.ops import philox, triton_runtime
 
 def dropout_add(x: Tensor, residual: Tensor | None, rng: Tensor, site: int, threshold: int) -> Tensor:
     """residual + dropout(x), or dropout(x) alone."""
-    x = x.contiguous()
-    out = torch.empty_like(x)
-    if out.numel() == 0:
-        return out
-    rows, columns = x.shape
-    tile = row_tile(columns, whole=False)
-    _launch(
-        "dropout_add",
-        "dropout_add",
-        -(-rows // tile.rows) * -(-columns // tile.columns),
-        x=x,
-        residual=None if residual is None else residual.contiguous(),
-        out=out,
-        rows=rows,
-        columns=columns,
-        **_dropout(rng, site, threshold),
-        **_tile(tile),
-    )
-    return out
+    residual = None if residual is None else residual.contiguous()
+    return _mapped("dropout_add", "dropout_add", x, residual=residual, **_dropout(rng, site, threshold))
 
 
 def bias_gelu_forward(x: Tensor, bias: Tensor, approximate: str) -> Tensor:
     """GELU(x + bias)."""
-    x = x.contiguous()
-    out = torch.empty_like(x)
-    if out.numel() == 0:
-        return out
-    rows, columns = x.shape
-    tile = row_tile(columns, whole=False)
-    _launch(
-        "bias_gelu",
-        "bias_gelu_forward",
-        -(-rows // tile.rows) * -(-columns // tile.columns),
-        x=x,
-        bias=bias.contiguous(),
-        out=out,
-        rows=rows,
-        columns=columns,
-        tanh=approximate == "tanh",
-        **_tile(tile),
-    )
-    return out
+    return _mapped("bias_gelu", "bias_gelu_forward", x, bias=bias.contiguous(), tanh=approximate == "tanh")
 
 
 def bias_gelu_backward(dout: Tensor, x: Tensor, bias: Tensor, approximate: str) -> tuple[Tensor, Tensor]:
@@ -226,6 +191,18 @@ def cross_entropy_backward(
             num_warps=num_warps,
         )
     return dlogits
+
+
+def _mapped(file: str, kernel: str, x: Tensor, **arguments: Any) -> Tensor:
+    """A tensor like x that a kernel computes from it, a tile a program."""
+    x = x.contiguous()
+    out = torch.empty_like(x)
+    if out.numel():
+        rows, columns = x.shape
+        tile = row_tile(columns, whole=False)
+        programs = -(-rows // tile.rows) * -(-columns // tile.columns)
+        _launch(file, kernel, programs, x=x, out=out, rows=rows, columns=columns, **arguments, **_tile(tile))
+    return out
 
 
 def _floats(like: Tensor, *shape: int) -> Tensor:

@@ -82,12 +82,13 @@ def _forward(
     _check_classes(targets, weight.shape[0], ignore_index)
     kernels = elementwise.kernels(x)
     losses, statistics = [], []
-    for rows in _chunks(x, weight.shape[0]):
-        logits = _linear(x[rows], weight, bias)
-        loss, kept = kernels.cross_entropy_forward(logits, targets[rows], ignore_index, reduction)
-        del logits  # before the next are made
-        losses.append(loss)
-        statistics.append(kept)
+    with _types_as_they_are(x):
+        for rows in _chunks(x, weight.shape[0]):
+            logits = F.linear(x[rows], weight, bias)
+            loss, kept = kernels.cross_entropy_forward(logits, targets[rows], ignore_index, reduction)
+            del logits  # before the next are made
+            losses.append(loss)
+            statistics.append(kept)
     if not losses:
         shape = () if reduction == "sum" else (0,)
         return x.new_zeros(shape, dtype=torch.float32), x.new_zeros((2, 0), dtype=torch.float32)
@@ -109,29 +110,28 @@ def _backward(
     dx = torch.empty(x.shape, dtype=x.dtype, device=x.device)
     dweight = torch.zeros(weight.shape, dtype=torch.float32, device=x.device)
     dbias = None if bias is None else torch.zeros(bias.shape, dtype=torch.float32, device=x.device)
-    for rows in _chunks(x, weight.shape[0]):
-        dlosses = gradient if reduction == "sum" else gradient[rows]
-        logits = _linear(x[rows], weight, bias)
-        dlogits = kernels.cross_entropy_backward(
-            dlosses, logits, targets[rows], statistics[:, rows], ignore_index, reduction
-        )
-        del logits
-        with torch.autocast(x.device.type, enabled=False):
+    with _types_as_they_are(x):
+        for rows in _chunks(x, weight.shape[0]):
+            dlosses = gradient if reduction == "sum" else gradient[rows]
+            logits = F.linear(x[rows], weight, bias)
+            dlogits = kernels.cross_entropy_backward(
+                dlosses, logits, targets[rows], statistics[:, rows], ignore_index, reduction
+            )
+            del logits
             torch.mm(dlogits, weight, out=dx[rows])
             if x.dtype == torch.float32:
                 dweight.addmm_(dlogits.t(), x[rows])
             else:
                 dweight += dlogits.t() @ x[rows]
-        if dbias is not None:
-            dbias += dlogits.sum(0, dtype=torch.float32)
-        del dlogits
+            if dbias is not None:
+                dbias += dlogits.sum(0, dtype=torch.float32)
+            del dlogits
     return dx, dweight.to(weight.dtype), None if dbias is None else dbias.to(weight.dtype)
 
 
-def _linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    # In the type that the call chose: a backward may run under an autocast that the forward did not have.
-    with torch.autocast(x.device.type, enabled=False):
-        return F.linear(x, weight, bias)
+def _types_as_they_are(x: Tensor) -> torch.autocast:
+    """The call has chosen the type: its backward may run under an autocast that it did not have."""
+    return torch.autocast(x.device.type, enabled=False)
 
 
 def _check_classes(targets: Tensor, classes: int, ignore_index: int) -> None:

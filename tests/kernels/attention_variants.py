@@ -85,13 +85,14 @@ class Variant:
 @cache
 def compiled(variant: Variant) -> Facts:
     """What comes out of the compilers."""
-    function, constants, tiles = variant.function, variant.constants(), variant.configuration
+    function, tiles = variant.function, variant.configuration
+    types = {name: variant.type_of(name) for name in function.arg_names}
     return compile_kernel(
         function,
         variant.target,
-        {name: variant.type_of(name) for name in function.arg_names},
-        constants,
-        [name for name in function.arg_names if name.endswith(("_batch", "_row", "_head"))],
+        types,
+        variant.constants(),
+        [name for name, t in types.items() if t.startswith("*") or name.endswith(("_batch", "_row", "_head"))],
         num_warps=tiles.num_warps,
         num_stages=tiles.num_stages,
         enable_fp_fusion=True,

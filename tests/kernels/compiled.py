@@ -64,13 +64,13 @@ def compile_kernel(
         target: of TARGETS.
         types: of the arguments that are not compiled in, as a launch would find them.
         constants: the arguments that are.
-        divisible: integers that are multiples of 16, as pointers are.
+        divisible: pointers and integers that are multiples of 16.
         options: num_warps and the like.
     """
     signature, attributes = {}, {}
     for place, name in enumerate(function.arg_names):
         signature[name] = "constexpr" if name in constants else types[name]
-        if signature[name].startswith("*") or name in divisible:
+        if name in divisible:
             attributes[(place,)] = [["tt.divisibility", 16]]
     source = ASTSource(fn=function, signature=signature, constexprs=dict(constants), attrs=attributes)
     kernel = triton.compile(source, target=TARGETS[target], options=options)

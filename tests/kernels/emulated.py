@@ -10,7 +10,8 @@ from dataclasses import dataclass
 
 import numpy as np
 from attention_variants import Variant, compiled
-from ptx_emulator import Launch, Memory, parse, run
+from emulated_launch import launch
+from ptx_emulator import Memory
 from ptx_emulator.memory import Buffer
 
 
@@ -97,15 +98,9 @@ def attention(
 def _launch(
     variant: Variant, values: dict[str, float], buffers: dict[str, Buffer], sequences: int, memory: Memory
 ) -> None:
-    tiles, facts, constants = variant.configuration, compiled(variant), variant.constants()
+    tiles = variant.configuration
     by_key = variant.kernel == "backward_k"
     count = -(-values["seq_k"] // tiles.block_k) if by_key else -(-values["seq_q"] // tiles.block_q)
     heads = values["heads"] // values["group"] if by_key else values["heads"]
-    module = parse(facts.code)
-    (function,) = module.kernels.values()
     known = {**values, **buffers, "tiles": count}
-    names = [name for name in variant.function.arg_names if name not in constants]
-    params = [known[name] for name in names]
-    params += [0] * (len(function.params) - len(params))  # Triton's scratch pointers, unused here
-    grid, block = (int(sequences * heads * count),), (32 * tiles.num_warps,)
-    run(module, Launch(function.name, grid, block, params, dynamic_shared=facts.shared), memory, max_instructions=10**7)
+    launch(variant, compiled(variant), int(sequences * heads * count), tiles.num_warps, known, memory)

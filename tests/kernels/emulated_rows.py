@@ -8,7 +8,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import numpy as np
-from ptx_emulator import Launch, Memory, parse, run
+from emulated_launch import launch
+from ptx_emulator import Memory
 from row_variants import RowVariant, compiled
 
 
@@ -29,12 +30,5 @@ def execute(
     memory = Memory()
     values = {name: memory.upload(x) if isinstance(x, np.ndarray) else x for name, x in arguments.items()}
     values |= {name: memory.empty(int(np.prod(shape)) * np.dtype(t).itemsize) for name, (t, shape) in results.items()}
-    facts, constants = compiled(variant), variant.constants()
-    module = parse(facts.code)
-    (function,) = module.kernels.values()
-    params = [values[name] for name in variant.function.arg_names if name not in constants]
-    params += [0] * (len(function.params) - len(params))  # Triton's scratch pointers, unused here
-    block = (32 * variant.tile()[1],)
-    launch = Launch(function.name, (programs,), block, params, dynamic_shared=facts.shared)
-    run(module, launch, memory, max_instructions=10**7)
+    launch(variant, compiled(variant), programs, variant.tile()[1], values, memory)
     return {name: memory.read(values[name], t, shape) for name, (t, shape) in results.items()}

@@ -83,12 +83,16 @@ class RowVariant:
 def compiled(variant: RowVariant) -> Facts:
     """What comes out of the compilers."""
     function = variant.function
+    types = {name: variant.type_of(name) for name in function.arg_names}
+    unknown = {param.name for param in function.params if param.do_not_specialize_on_alignment}
+    divisible = [name for name, t in types.items() if t.startswith("*") and name not in unknown]
+    divisible += ["columns", "classes"] if variant.columns % 16 == 0 else []
     return compile_kernel(
         function,
         variant.target,
-        {name: variant.type_of(name) for name in function.arg_names},
+        types,
         variant.constants(),
-        ("columns", "classes") if variant.columns % 16 == 0 else (),
+        divisible,
         num_warps=variant.tile()[1],
         enable_fp_fusion=contracts(function.__module__.rpartition(".")[2]),
     )

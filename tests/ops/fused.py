@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from definition import elementwise_byte
 from problems import assert_close
 from torch import Tensor
@@ -29,6 +30,19 @@ def kept(rows: int, columns: int, site: int, threshold: int) -> Tensor:
     """Which elements dropout keeps under :func:`rng`, from the definition in numpy."""
     found = elementwise_byte(-3, 2, site, np.arange(rows)[:, None], np.arange(columns)[None, :])
     return torch.from_numpy(found >= threshold)
+
+
+def some_targets(rows: int, classes: int) -> Tensor:
+    """Every third is ignored."""
+    targets = torch.randint(0, classes, (rows,))
+    targets[::3] = -100
+    return targets
+
+
+def plain_cross_entropy(logits: Tensor, targets: Tensor, reduction: str) -> Tensor:
+    """Torch's, in float32 or, for such logits, float64."""
+    wide = logits if logits.dtype == torch.float64 else logits.float()
+    return F.cross_entropy(wide, targets, reduction=reduction)
 
 
 def leaves(*tensors: Tensor) -> Outputs:

@@ -8,7 +8,16 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from fused import DTYPES, Outputs, assert_compiles_whole, assert_no_second_derivatives, compare, leaves
+from fused import (
+    DTYPES,
+    Outputs,
+    assert_compiles_whole,
+    assert_no_second_derivatives,
+    compare,
+    leaves,
+    plain_cross_entropy,
+    some_targets,
+)
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -29,22 +38,13 @@ def inputs(rows: int, columns: int, classes: int, dtype: torch.dtype = torch.flo
     return tuple(torch.randn(shape).to(dtype) for shape in ((rows, columns), (classes, columns), (classes,)))
 
 
-def some_targets(rows: int, classes: int) -> Tensor:
-    """Every third is ignored."""
-    targets = torch.randint(0, classes, (rows,))
-    targets[::3] = -100
-    return targets
-
-
 def operator(targets: Tensor, reduction: Any) -> Any:
     return lambda x, weight, bias=None: (linear_cross_entropy(x, weight, bias, targets, reduction=reduction),)
 
 
 def expression(targets: Tensor, reduction: str) -> Any:
     def run(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Outputs:
-        logits = F.linear(x, weight, bias)
-        wide = logits if logits.dtype == torch.float64 else logits.float()
-        return (F.cross_entropy(wide, targets, reduction=reduction),)
+        return (plain_cross_entropy(F.linear(x, weight, bias), targets, reduction),)
 
     return run
 
