@@ -5,11 +5,12 @@ from __future__ import annotations
 import glob
 import os
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from fastbert.data.errors import DataError
-from fastbert.data.textfiles import parse_json_object, read_lines, require_file, require_text
+from fastbert.data.text_blocks import Block, Piece, read_blocks
+from fastbert.data.textfiles import parse_json_object, require_file, require_text
 from fastbert.files import replaced
 
 Document = list[str]
@@ -49,12 +50,7 @@ def find_files(patterns: Iterable[str | os.PathLike[str]]) -> list[Path]:
     return list(found)
 
 
-def read_documents(
-    patterns: Iterable[str | os.PathLike[str]],
-    *,
-    sentence_split: str = "line",
-    progress: Callable[[int], None] | None = None,
-) -> Iterator[Document]:
+def read_documents(patterns: Iterable[str | os.PathLike[str]], *, sentence_split: str = "line") -> Iterator[Document]:
     """Yield the documents of a corpus one after the other.
 
     ``.txt``: a blank line ends a document, each line is a sentence. ``.jsonl``: an object a line, its "text" is a
@@ -63,24 +59,35 @@ def read_documents(
     Args:
         patterns: paths and glob patterns.
         sentence_split: "line" takes a line as one sentence, "regex" also splits within lines.
-        progress: called now and then with the number of bytes read since the last call.
 
     Raises:
         DataError: see :func:`find_files`; text that is not UTF-8 and malformed JSON, with file and line; no text.
     """
-    if sentence_split not in SENTENCE_SPLITS:
-        raise DataError(f"sentence_split must be one of {', '.join(SENTENCE_SPLITS)}, got {sentence_split!r}")
+    check_sentence_split(sentence_split)
     paths = find_files(patterns)
     empty = True
-    for path in paths:
-        read = _read_jsonl if path.name.endswith((".jsonl", ".jsonl.gz")) else _read_txt
-        for lines in read(path, progress):
-            document = [s for line in lines for s in _sentences(line, sentence_split)]
-            if document:
-                empty = False
-                yield document
+    for block in read_blocks(paths):
+        for document in documents_of(block, sentence_split):
+            empty = False
+            yield document
     if empty:
         raise DataError(f"there is no text in the corpus: {_listed(paths)}")
+
+
+def check_sentence_split(sentence_split: str) -> None:
+    """Raise :class:`DataError` unless it is a known way to split."""
+    if sentence_split not in SENTENCE_SPLITS:
+        raise DataError(f"sentence_split must be one of {', '.join(SENTENCE_SPLITS)}, got {sentence_split!r}")
+
+
+def documents_of(block: Block, sentence_split: str) -> Iterator[Document]:
+    """Yield the documents of one block of a corpus. See :func:`read_documents`."""
+    for piece in block.pieces:
+        read = _read_jsonl if piece.is_jsonl else _read_txt
+        for lines in read(piece):
+            document = [s for line in lines for s in _sentences(line, sentence_split)]
+            if document:
+                yield document
 
 
 def split_sentences(text: str) -> list[str]:
@@ -112,9 +119,9 @@ def _sentences(line: str, sentence_split: str) -> list[str]:
     return [stripped] if sentence_split == "line" else split_sentences(stripped)
 
 
-def _read_txt(path: Path, progress: Callable[[int], None] | None) -> Iterator[list[str]]:
+def _read_txt(piece: Piece) -> Iterator[list[str]]:
     lines: list[str] = []
-    for _, line in read_lines(path, progress=progress):
+    for _, line in piece.lines():
         if line.strip():
             lines.append(line)
         elif lines:
@@ -123,14 +130,16 @@ def _read_txt(path: Path, progress: Callable[[int], None] | None) -> Iterator[li
     yield lines
 
 
-def _read_jsonl(path: Path, progress: Callable[[int], None] | None) -> Iterator[list[str]]:
-    for number, line in read_lines(path, progress=progress):
+def _read_jsonl(piece: Piece) -> Iterator[list[str]]:
+    for number, line in piece.lines():
         if not line.strip():
             continue
-        row = parse_json_object(line, path, number)
+        row = parse_json_object(line, piece.path, number)
         if "text" not in row:
-            raise DataError(f'{path}, line {number}: the object has no "text"; it has {", ".join(row) or "nothing"}')
-        yield require_text(row["text"], "text", path, number).split("\n")
+            raise DataError(
+                f'{piece.path}, line {number}: the object has no "text"; it has {", ".join(row) or "nothing"}'
+            )
+        yield require_text(row["text"], "text", piece.path, number).split("\n")
 
 
 def _listed(paths: Sequence[Path]) -> str:

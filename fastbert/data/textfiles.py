@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import json
 import os
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, cast
 
 from fastbert.data.errors import DataError
 
-LINES_PER_REPORT = 1000
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
 
@@ -26,36 +26,39 @@ def require_file(path: str | os.PathLike[str], what: str) -> Path:
     return resolved
 
 
-def read_lines(path: Path, *, progress: Callable[[int], None] | None = None) -> Iterator[tuple[int, str]]:
+def read_lines(path: Path) -> Iterator[tuple[int, str]]:
     """Yield ``(line_number, line)`` of a UTF-8 file, gzip-compressed when its name ends in ``.gz``.
 
     Line numbers start at 1. Only ``\\n`` ends a line (Unicode's other separators are text), and it stays on the line.
     A byte order mark is dropped.
 
-    Args:
-        path: the file.
-        progress: called now and then with the number of bytes of the file itself read since the last call.
-
     Raises:
         DataError: a line is not UTF-8, or the compressed data is damaged.
     """
-    with path.open("rb") as raw:
-        stream = cast(IO[bytes], gzip.GzipFile(fileobj=raw) if path.suffix == ".gz" else raw)
-        reported = 0
-        number = 0
-        try:
-            for number, line in enumerate(stream, start=1):
-                if number == 1:
-                    line = line.removeprefix(BYTE_ORDER_MARK)
-                yield number, _decode(line, path, number)
-                if progress is not None and number % LINES_PER_REPORT == 0:
-                    position = raw.tell()
-                    progress(position - reported)
-                    reported = position
-        except (gzip.BadGzipFile, EOFError, zlib.error) as error:
-            raise DataError(f"{path} is not a complete gzip file: {error} after line {number}") from error
-        if progress is not None:
-            progress(raw.tell() - reported)
+    with opened(path) as stream:
+        for number, line in enumerate(stream, start=1):
+            yield number, decode_line(line.removeprefix(BYTE_ORDER_MARK) if number == 1 else line, path, number)
+
+
+@contextlib.contextmanager
+def opened(path: Path) -> Iterator[IO[bytes]]:
+    """The bytes of a file, decompressed when its name ends in ``.gz``; :class:`DataError` when they are damaged."""
+    try:
+        with cast(IO[bytes], gzip.open(path) if path.suffix == ".gz" else path.open("rb")) as stream:
+            yield stream
+    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+        raise DataError(f"{path} is not a complete gzip file: {error}") from error
+
+
+def decode_line(line: bytes, path: Path, number: int) -> str:
+    """The text of one line of a file; :class:`DataError` with file and line when it is not UTF-8."""
+    try:
+        return line.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise DataError(
+            f"{path}, line {number}: byte 0x{line[error.start]:02x} at column {error.start + 1} is not UTF-8; "
+            "convert the file to UTF-8"
+        ) from error
 
 
 def parse_json_object(line: str, path: Path, number: int) -> dict[str, object]:
@@ -80,13 +83,3 @@ def require_text(value: object, name: str, path: Path, number: int) -> str:
             f'{path}, line {number}: "{name}" holds half a surrogate pair, which is no character'
         ) from error
     return value
-
-
-def _decode(line: bytes, path: Path, number: int) -> str:
-    try:
-        return line.decode("utf-8")
-    except UnicodeDecodeError as error:
-        raise DataError(
-            f"{path}, line {number}: byte 0x{line[error.start]:02x} at column {error.start + 1} is not UTF-8; "
-            "convert the file to UTF-8"
-        ) from error

@@ -2,25 +2,30 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
+import filelock
 import numpy as np
 import numpy.typing as npt
 
-from fastbert.data.corpus import Document, find_files, read_documents
+from fastbert.data.corpus import Document, check_sentence_split, find_files
 from fastbert.data.errors import DataError
+from fastbert.data.text_blocks import BLOCK_BYTES, read_blocks
+from fastbert.data.token_parts import KeptPart, id_type, tokenize, tokenize_blocks
 from fastbert.data.tokenisation import Tokenizer
 from fastbert.files import made_once, sha256_of
 
 FORMAT_VERSION = 1
 META_FILE = "corpus.json"
-CHARACTERS_PER_BATCH = 1_000_000
+BYTES_PER_PROCESS = 1 << 24  # starting one takes as long as this much text
+MOST_PROCESSES = 32  # one reader feeds no more
 OFFSET_TYPE = np.dtype("<i8")
 
 
@@ -62,19 +67,10 @@ def tokenize_documents(documents: Iterable[Document], tokenizer: Tokenizer) -> T
     Raises:
         DataError: nothing is left.
     """
-    ids: list[npt.NDArray[Any]] = []
-    sentences: list[npt.NDArray[np.int64]] = []
-    document_lengths: list[int] = []
-    dtype = _id_type(tokenizer)
-    for batch in _tokenized(documents, tokenizer, dtype):
-        ids.append(batch.ids)
-        sentences.append(batch.sentence_lengths)
-        document_lengths += batch.document_lengths.tolist()
-    if not document_lengths:
+    whole = tokenize(documents, tokenizer)
+    if not whole.document_lengths.size:
         raise DataError("there is no text in the corpus: no document has a token")
-    return TokenizedCorpus(
-        np.concatenate(ids), _offsets(np.concatenate(sentences)), _offsets(np.array(document_lengths, dtype=np.int64))
-    )
+    return TokenizedCorpus(whole.ids, _offsets(whole.sentence_lengths), _offsets(whole.document_lengths))
 
 
 def cached_corpus(
@@ -83,80 +79,64 @@ def cached_corpus(
     cache_directory: str | os.PathLike[str],
     *,
     sentence_split: str = "line",
+    processes: int | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> TokenizedCorpus:
     """Tokenise the files of a corpus once, and memory-map the result from then on.
 
     The cache lies in a directory of ``cache_directory`` named after a hash of the files' content, the tokenizer and
-    the settings, so a change of any of them makes a new one. It is written aside and renamed: an interrupted run or a
-    full disk leaves nothing behind.
+    the settings, so a change of any of them makes a new one. It is written aside and renamed. What an interrupted run
+    has tokenised lies in ``parts`` beside it, from where the next run goes on, and which may be deleted otherwise. Of
+    runs that want the same cache at the same time one makes it and the others wait.
 
     Args:
         patterns: see :func:`fastbert.data.corpus.read_documents`.
         tokenizer: gives the ids.
         cache_directory: made when missing.
         sentence_split: "line" or "regex".
-        progress: called with (bytes read, bytes in all) while tokenising.
+        processes: how many tokenise; by default one for each processor, or this one alone when the corpus is small.
+        progress: called with (bytes of the files done, bytes in all) while tokenising.
 
     Raises:
         DataError: unusable text (see :func:`fastbert.data.corpus.read_documents`), or a damaged cache.
     """
+    check_sentence_split(sentence_split)
     files = find_files(patterns)
-    directory = Path(cache_directory) / _key(files, tokenizer, sentence_split)
-    if not directory.is_dir():
-        total = sum(file.stat().st_size for file in files)
-        done = 0
-
-        def report(count: int) -> None:
-            nonlocal done
-            done += count
-            if progress is not None:
-                progress(done, total)
-
-        documents = read_documents(files, sentence_split=sentence_split, progress=report)
-        _write(directory, documents, tokenizer)
+    key = _key(files, tokenizer, sentence_split)
+    directory = Path(cache_directory) / key
+    if directory.is_dir():
+        return _open(directory)
+    kept = directory.with_name("parts")
+    kept.mkdir(parents=True, exist_ok=True)
+    with filelock.FileLock(kept / f"{key}.lock"):
+        if not directory.is_dir():
+            total = sum(file.stat().st_size for file in files)
+            parts = tokenize_blocks(
+                read_blocks(files, BLOCK_BYTES),
+                tokenizer,
+                kept,
+                sentence_split=sentence_split,
+                processes=processes or _worthwhile_processes(total),
+            )
+            with contextlib.closing(parts):  # and with it the processes, also on an error
+                paths = _write(directory, parts, id_type(tokenizer), lambda done: progress and progress(done, total))
+            for path in paths:
+                path.unlink(missing_ok=True)
     return _open(directory)
 
 
-@dataclass(frozen=True, eq=False)
-class _TokenizedBatch:
-    ids: npt.NDArray[Any]
-    sentence_lengths: npt.NDArray[np.int64]
-    document_lengths: npt.NDArray[np.int64]
+def _worthwhile_processes(corpus_bytes: int) -> int:
+    processors = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    processes = min(processors, corpus_bytes // BYTES_PER_PROCESS, MOST_PROCESSES)
+    return max(1, processes)
 
 
-def _tokenized(documents: Iterable[Document], tokenizer: Tokenizer, dtype: npt.DTypeLike) -> Iterator[_TokenizedBatch]:
-    for batch in _batches(documents):
-        sentences: list[list[int]] = []
-        lengths: list[int] = []
-        for document in tokenizer.encode_documents(batch):
-            kept = [sentence for sentence in document if sentence]
-            if kept:
-                sentences += kept
-                lengths.append(len(kept))
-        if lengths:
-            yield _TokenizedBatch(
-                np.array([token for sentence in sentences for token in sentence], dtype=dtype),
-                np.array([len(sentence) for sentence in sentences], dtype=np.int64),
-                np.array(lengths, dtype=np.int64),
-            )
-
-
-def _batches(documents: Iterable[Document]) -> Iterator[list[Document]]:
-    batch: list[Document] = []
-    characters = 0
-    for document in documents:
-        batch.append(document)
-        characters += sum(map(len, document))
-        if characters >= CHARACTERS_PER_BATCH:
-            yield batch
-            batch, characters = [], 0
-    if batch:
-        yield batch
-
-
-def _write(directory: Path, documents: Iterable[Document], tokenizer: Tokenizer) -> None:
-    dtype = _id_type(tokenizer)
+def _write(
+    directory: Path, parts: Iterable[KeptPart], dtype: np.dtype[Any], progress: Callable[[int], object]
+) -> list[Path]:
+    """Lay parts end to end; returns where they are kept."""
+    paths: list[Path] = []
+    bytes_done = 0
     with made_once(directory) as aside:
         counts = {"tokens": 0, "sentences": 0, "documents": 0}
         with (
@@ -166,17 +146,22 @@ def _write(directory: Path, documents: Iterable[Document], tokenizer: Tokenizer)
         ):
             for stream in (sentences, bounds):
                 stream.write(np.zeros(1, dtype=OFFSET_TYPE).tobytes())
-            for batch in _tokenized(documents, tokenizer, dtype):
-                ids.write(batch.ids.tobytes())
-                _append_offsets(sentences, counts["tokens"], batch.sentence_lengths)
-                _append_offsets(bounds, counts["sentences"], batch.document_lengths)
-                counts["tokens"] += batch.ids.size
-                counts["sentences"] += batch.sentence_lengths.size
-                counts["documents"] += batch.document_lengths.size
+            for kept in parts:
+                part = kept.part
+                ids.write(part.ids.tobytes())
+                _append_offsets(sentences, counts["tokens"], part.sentence_lengths)
+                _append_offsets(bounds, counts["sentences"], part.document_lengths)
+                counts["tokens"] += part.ids.size
+                counts["sentences"] += part.sentence_lengths.size
+                counts["documents"] += part.document_lengths.size
+                paths.append(kept.path)
+                bytes_done += kept.bytes_read
+                progress(bytes_done)
         if not counts["documents"]:
             raise DataError("there is no text in the corpus: no document has a token")
         meta = {"format": FORMAT_VERSION, "id_type": dtype.str, **counts}
         (aside / META_FILE).write_text(json.dumps(meta, indent=2) + "\n", encoding="utf-8")
+    return paths
 
 
 def _append_offsets(stream: BinaryIO, base: int, lengths: npt.NDArray[np.int64]) -> None:
@@ -211,10 +196,6 @@ def _key(files: Sequence[Path], tokenizer: Tokenizer, sentence_split: str) -> st
 
 def _ending(file: Path) -> str:
     return "".join(suffix for suffix in file.suffixes[-2:] if suffix in (".txt", ".jsonl", ".gz"))
-
-
-def _id_type(tokenizer: Tokenizer) -> np.dtype[Any]:
-    return np.dtype("<u2") if tokenizer.vocab_size <= 2**16 else np.dtype("<u4")
 
 
 def _offsets(lengths: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:

@@ -80,14 +80,6 @@ def test_split_sentences(text: str, sentences: list[str] | None) -> None:
     assert split_sentences(text) == expected
 
 
-def test_progress_adds_up_to_the_file_sizes(tmp_path: Path) -> None:
-    paths = [write(tmp_path / "a.txt", "line of text\n" * 5000), write(tmp_path / "b.txt.gz", "more text\n" * 5000)]
-    counts: list[int] = []
-    list(read_documents(paths, progress=counts.append))
-    assert sum(counts) == sum(path.stat().st_size for path in paths)
-    assert len(counts) > 2
-
-
 def test_written_documents_are_read_back(tmp_path: Path) -> None:
     path = tmp_path / "new" / "corpus.txt"
     write_documents(path, [["One.", "", "Two\nlines."], [], ["Three."]])
