@@ -70,9 +70,10 @@ class PredictConfig:
 
     Attributes:
         model: directory of the fine-tuned model.
-        input: file of the task's form; it needs no labels.
+        input: file of the task's form, or a data set of the hub (hf://...); it needs no labels.
         output: file to write, in the input's order: a .csv, .tsv or .jsonl table; for tagging the column file with one
-            column more; for question answering SQuAD's .json of ids and answers; for GLUE the .tsv of its server.
+            column more; for question answering SQuAD's .json of ids and answers, and for SQuAD 2.0 beside it a
+            .na_prob.json of ids and probabilities that there is none; for GLUE the .tsv of its server.
         text_column: column of the text.
         text_pair_column: column of a second text, if the task has pairs.
         max_length: longest sequence in tokens; longer texts are cut.
@@ -188,7 +189,7 @@ def evaluate(config: EvaluateConfig) -> dict[str, float]:
     accelerator = Accelerator()
     task, options = _task(config)
     model, tokenizer = _load_for_task(config, task, accelerator.device)
-    records = task.read(config.data, options, True)
+    records = task.records(config.data, options, split="validation")
     examples = task.encode(records, tokenizer, model.config, options, labelled=True)
     tokens = config.tokens_per_batch
     return evaluate_task(task, model, records, examples, tokens_per_batch=tokens, accelerator=accelerator)
@@ -208,13 +209,14 @@ def predict(config: PredictConfig) -> list[Any]:
     output = Path(config.output)
     task.check_output(output)
     model, tokenizer = _load_for_task(config, task, accelerator.device)
-    records = task.read(config.input, options, False)
+    records = task.records(config.input, options, split="test", labelled=False)
     examples = task.encode(records, tokenizer, model.config, options, labelled=False)
     tokens = config.tokens_per_batch
     outputs, _ = compute_outputs(task, model, examples, tokens_per_batch=tokens, accelerator=accelerator)
     predictions = task.predict(records, examples, outputs, model.config)
-    with replaced(output) as aside:
-        task.write(aside, records, predictions)
+    for suffix, write in {**task.companions(records), output.suffix: task.write}.items():
+        with replaced(output.with_suffix(suffix)) as aside:
+            write(aside, records, predictions)
     return predictions
 
 

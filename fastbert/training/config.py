@@ -179,7 +179,8 @@ class FinetuneConfig(TrainingConfig):
             "retrieval" makes embeddings by which a text finds its partner; "glue/mrpc" and its like are GLUE's nine.
         train: the training file. .csv, .tsv or .jsonl with a header (or keys) for texts; a CoNLL column file for
             tagging; SWAG's or Story Cloze's .csv, RACE's files or their directory, or .jsonl (context, choices, label)
-            for multiple choice; SQuAD's .json (1.1 or 2.0) for question answering; GLUE's own .tsv.
+            for multiple choice; SQuAD's .json (1.1 or 2.0) for question answering; GLUE's own .tsv. Or a data set of
+            the Hugging Face hub, hf://[owner/]name[/configuration][:split], by default its split of this name.
         validation: file of the same form, for the metric and the choice of the best checkpoint.
         test: file of the same form, measured once with the final model.
         text_column: column of the text.

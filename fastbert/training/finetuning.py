@@ -47,10 +47,7 @@ def finetune(config: FinetuneConfig) -> RunResult:
     accelerator = launch(config)
     definition, options = task_named(config.task), DataOptions.of(config)
 
-    def read(path: str) -> list[Any]:
-        return definition.read(path, options, True)
-
-    train_records = read(str(config.train))
+    train_records = definition.records(str(config.train), options, split="train")
     tokenizer = Tokenizer.load(config.model)
     model = _load_model(config, definition, tokenizer, train_records)
 
@@ -62,10 +59,10 @@ def finetune(config: FinetuneConfig) -> RunResult:
         if cut and accelerator.is_main_process:
             logger.warning("%s: %d texts are longer than max_length %d and are cut", path, cut, config.max_length)
 
-    def measurement(path: str | Path | None) -> Callable[[PretrainedModel], dict[str, float]] | None:
+    def measurement(path: str | Path | None, split: str) -> Callable[[PretrainedModel], dict[str, float]] | None:
         if path is None:
             return None
-        records = read(str(path))
+        records = definition.records(str(path), options, split=split)
         held_out = examples(records)
         tell_truncated(held_out, path)
         return lambda model: evaluate_task(
@@ -79,7 +76,7 @@ def finetune(config: FinetuneConfig) -> RunResult:
 
     train = examples(train_records)
     tell_truncated(train, config.train)
-    validate, test = measurement(config.validation), measurement(config.test)
+    validate, test = measurement(config.validation, "validation"), measurement(config.test, "test")
     steps_per_epoch = count_steps(config, train, accelerator.num_processes)
     steps = planned_steps(config, steps_per_epoch)
     lm_weight = config.lm_weight if config.lm_weight is not None else (0.5 if model.config.causal else 0.0)

@@ -185,6 +185,12 @@ def test_it_is_learned(tmp_path: Path, family: str, optional: bool) -> None:
     answers = json.loads(output.read_text(encoding="utf-8"))
     assert list(answers) == [question.id for question in read_squad(held_out)]
     assert list(answers.values()) == [prediction.text for prediction in predictions]
+    probabilities = output.with_name("answers.na_prob.json")
+    assert probabilities.exists() == optional
+    if optional:
+        none = json.loads(probabilities.read_text(encoding="utf-8"))
+        assert all(0 <= p <= 1 for p in none.values())
+        assert {i for i, p in none.items() if p > 0.5} == {i for i, answer in answers.items() if not answer}
     for question, prediction in zip(read_squad(held_out), predictions, strict=True):
         end = prediction.start + len(prediction.text)
         assert prediction.text == ("" if prediction.start < 0 else question.context[prediction.start : end])

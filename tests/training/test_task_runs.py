@@ -8,6 +8,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import datasets
 import pytest
 import task_data as data
 import torch
@@ -267,3 +268,27 @@ def test_the_options_have_one_default_each(config: type) -> None:
     shared = {field.name: field.default for field in dataclasses.fields(config) if field.name in defaults}
     assert len(shared) >= 4
     assert shared == {name: defaults[name] for name in shared}
+
+
+def test_hub_data_sets_give_each_use_its_split(topics: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[tuple[str, ...]] = []
+
+    def load(*name: str, split: str) -> datasets.Dataset:
+        asked.append((*name, split))
+        features = datasets.Features(text=datasets.Value("string"), label=datasets.ClassLabel(names=["cooks", "sails"]))
+        rows = {"text": ["she stirs the soup", "he ties the boat"] * 8, "label": [0, 1] * 8}
+        return datasets.Dataset.from_dict(rows, features=features)
+
+    monkeypatch.setattr(datasets, "load_dataset", load)
+    monkeypatch.setenv("FASTBERT_CACHE", str(tmp_path / "cache"))
+    name = "hf://topics/small"
+    run = tmp_path / "run"
+    settings = FinetuneConfig(
+        str(topics), str(run), train=name, validation=name, test=name, steps=2, max_length=16, log_to="none"
+    )
+    assert set(finetune(settings).test) >= {"accuracy"}
+    assert asked == [("topics", "small", split) for split in ("train", "validation", "test")]
+    evaluate(EvaluateConfig(str(run), f"{name}:train"))
+    labels = {prediction.label for prediction in predict(PredictConfig(str(run), name, str(tmp_path / "out.csv")))}
+    assert labels <= {"cooks", "sails"}
+    assert asked[3:] == [("topics", "small", "train"), ("topics", "small", "test")]

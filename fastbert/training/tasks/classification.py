@@ -11,6 +11,7 @@ import torch
 from torchmetrics.functional.classification import multiclass_accuracy, multiclass_f1_score
 
 from fastbert.data import TextClassificationExamples, TextRecord, Tokenizer, build_label2id, read_records
+from fastbert.data.hub_forms import TABLE
 from fastbert.models import TransformerConfig
 from fastbert.training.tasks.definition import (
     Array,
@@ -102,6 +103,7 @@ CLASSIFICATION = TaskDefinition(
     metrics=("accuracy", "f1"),
     purpose="classification",
     read=read,
+    hub_form=TABLE,
     head=head,
     encode=encode,
     outputs=logit_rows,

@@ -6,12 +6,14 @@ import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, Generic, Protocol, TypeAlias, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
 from fastbert.data import EpochView, Tokenizer
+from fastbert.data.hub_datasets import local_file
+from fastbert.data.hub_forms import FileForm
 from fastbert.models import TransformerConfig
 from fastbert.packing import PackedBatch
 
@@ -52,6 +54,15 @@ class DataOptions:
         """The options that a configuration has, with defaults for those it does not."""
         names = [field.name for field in dataclasses.fields(cls)]
         return cls(**{name: getattr(config, name) for name in names if hasattr(config, name)})
+
+
+Writer: TypeAlias = Callable[[Path, Sequence[Any], Sequence[Any]], None]
+"""Writes the predictions of records into a file: its path, the records, the predictions."""
+
+
+def no_companions(records: Sequence[object]) -> Mapping[str, Writer]:
+    """No file but the one."""
+    return {}
 
 
 class TaskExamples(EpochView, Protocol):
@@ -95,6 +106,7 @@ class TaskDefinition(Generic[Record, Predicted]):
         causal_purpose: where GPT has a class of another purpose, its name.
         metrics_for: those of ``metrics`` that ``measure`` gives with a model's labels; None for all of them.
         read: records of a file, with their labels or without.
+        hub_form: the form of file that a data set of the Hugging Face hub is laid down in, to be read.
         head: what the training records decide of the model's configuration: ``id2label``, ``num_labels`` ...
         encode: see :class:`Encode`.
         outputs: what the model answered to a batch, one array for each example of the batch.
@@ -102,6 +114,8 @@ class TaskDefinition(Generic[Record, Predicted]):
             the model's configuration.
         measure: metrics of predictions against the records' labels, by name.
         write: writes the predictions of records into a file, in the task's own format.
+        companions: further files of predictions for these records: their endings, in place of the first one's, and what
+            writes them.
     """
 
     name: str
@@ -110,14 +124,20 @@ class TaskDefinition(Generic[Record, Predicted]):
     metrics: tuple[str, ...]
     purpose: str
     read: Callable[[str, DataOptions, bool], list[Record]]
+    hub_form: FileForm
     head: Callable[[Sequence[Record]], Mapping[str, Any]]
     encode: Encode[Record]
     outputs: Callable[[Any, PackedBatch], list[Array]]
     predict: Callable[[Sequence[Record], Any, Sequence[Array], TransformerConfig], list[Predicted]]
     measure: Callable[[Sequence[Record], Sequence[Predicted], TransformerConfig], dict[str, float]]
-    write: Callable[[Path, Sequence[Record], Sequence[Predicted]], None]
+    write: Writer
+    companions: Callable[[Sequence[Record]], Mapping[str, Writer]] = no_companions
     causal_purpose: str | None = None
     metrics_for: Callable[[TransformerConfig], tuple[str, ...]] | None = None
+
+    def records(self, name: str, options: DataOptions, *, split: str, labelled: bool = True) -> list[Record]:
+        """The records of a file, or of a data set ``hf://...``, of ``split`` where its name has none."""
+        return self.read(local_file(name, self.hub_form, split), options, labelled)
 
     def purpose_for(self, *, causal: bool) -> str:
         """The purpose of the model class that learns the task."""

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from fastbert.data import GLUE_LAYOUTS, GlueLayout, TextRecord, read_glue
+from fastbert.data.hub_forms import glue_form
 from fastbert.models import TransformerConfig
 from fastbert.training.tasks import classification, similarity
 from fastbert.training.tasks.classification import Prediction
@@ -73,7 +74,9 @@ def _definition(name: str, base: TaskDefinition[Any, Any], layout: GlueLayout) -
         return label_overrides({label: i for i, label in enumerate(layout.labels)})
 
     measure, metrics = _METRICS.get(name, (accuracy, ("accuracy",)))
-    task = dataclasses.replace(base, name=f"glue/{name}", options=frozenset(), suffixes=(".tsv",), read=read)
+    task = dataclasses.replace(
+        base, name=f"glue/{name}", options=frozenset(), suffixes=(".tsv",), read=read, hub_form=glue_form(layout)
+    )
     if not layout.labels:
         return dataclasses.replace(task, write=write_numbers)
     return dataclasses.replace(task, head=head, measure=measure, metrics=metrics, write=write_labels)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from fastbert.data import ChoiceQuestion, MultipleChoiceExamples, Tokenizer, read_choice_questions
+from fastbert.data.hub_forms import CHOICES
 from fastbert.models import TransformerConfig
 from fastbert.training.tasks.definition import Array, DataOptions, TaskDefinition, logit_rows, softmax
 from fastbert.training.tasks.prediction_tables import TABLE_SUFFIXES, write_table
@@ -88,6 +89,7 @@ MULTIPLE_CHOICE = TaskDefinition(
     metrics=("accuracy",),
     purpose="multiple-choice",
     read=read,
+    hub_form=CHOICES,
     head=head,
     encode=encode,
     outputs=logit_rows,

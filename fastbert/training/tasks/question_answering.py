@@ -9,7 +9,7 @@ reports the thresholds that would have been best.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,9 +17,10 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from fastbert.data import ContextWindow, QuestionWindows, SquadQuestion, Tokenizer, read_squad, span_text
+from fastbert.data.hub_forms import QUESTIONS
 from fastbert.models import TransformerConfig
 from fastbert.packing import PackedBatch
-from fastbert.training.tasks.definition import Array, DataOptions, TaskDefinition, softmax
+from fastbert.training.tasks.definition import Array, DataOptions, TaskDefinition, Writer, softmax
 from fastbert.training.tasks.squad_metrics import best_of, best_threshold, exact_match, f1
 
 N_BEST = 20
@@ -193,8 +194,23 @@ _SCORES = {"f1": f1, "exact": exact_match}
 
 def write(path: Path, records: Sequence[SquadQuestion], predictions: Sequence[AnswerPrediction]) -> None:
     """The official form: an object of ids and answers."""
-    answers = {question.id: prediction.text for question, prediction in zip(records, predictions, strict=True)}
-    path.write_text(json.dumps(answers, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
+    _write_by_id(path, records, [prediction.text for prediction in predictions])
+
+
+def write_no_answer(path: Path, records: Sequence[SquadQuestion], predictions: Sequence[AnswerPrediction]) -> None:
+    """What SQuAD 2.0's script takes as --na-prob-file: ids and the probability of no answer against the best one."""
+    differences = np.array([prediction.null_difference for prediction in predictions])
+    _write_by_id(path, records, softmax(np.stack([np.zeros_like(differences), differences], -1))[:, 1].tolist())
+
+
+def companions(records: Sequence[SquadQuestion]) -> Mapping[str, Writer]:
+    """The probabilities of no answer, where that is an answer."""
+    return {".na_prob.json": write_no_answer} if any(question.optional for question in records) else {}
+
+
+def _write_by_id(path: Path, records: Sequence[SquadQuestion], values: Sequence[str] | Sequence[float]) -> None:
+    by_id = {question.id: value for question, value in zip(records, values, strict=True)}
+    path.write_text(json.dumps(by_id, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
 
 
 QUESTION_ANSWERING = TaskDefinition(
@@ -204,10 +220,12 @@ QUESTION_ANSWERING = TaskDefinition(
     metrics=("f1", "exact"),
     purpose="question-answering",
     read=read,
+    hub_form=QUESTIONS,
     head=head,
     encode=encode,
     outputs=outputs,
     predict=predict,
     measure=measure,
     write=write,
+    companions=companions,
 )

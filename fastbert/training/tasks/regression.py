@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from fastbert.data import TextExamples, TextRecord, Tokenizer, number_targets, read_records
+from fastbert.data.hub_forms import TABLE
 from fastbert.models import TransformerConfig
 from fastbert.training.tasks.correlation import correlations
 from fastbert.training.tasks.definition import Array, DataOptions, TaskDefinition, logit_rows
@@ -76,6 +77,7 @@ REGRESSION = TaskDefinition(
     metrics=("pearson", "spearman"),
     purpose="classification",
     read=read,
+    hub_form=TABLE,
     head=head,
     encode=encode,
     outputs=logit_rows,

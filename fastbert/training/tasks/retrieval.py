@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from fastbert.data import TextGroups, TextRecord, Tokenizer, read_records
+from fastbert.data.hub_forms import TABLE
 from fastbert.models import TransformerConfig
 from fastbert.packing import PackedBatch
 from fastbert.training.tasks.definition import Array, DataOptions, TaskDefinition
@@ -102,6 +103,7 @@ RETRIEVAL = TaskDefinition(
     metrics=("accuracy", "mrr"),
     purpose="embedding",
     read=read,
+    hub_form=TABLE,
     head=head,
     encode=encode,
     outputs=outputs,

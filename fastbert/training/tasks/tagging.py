@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from fastbert.data import TaggedSentence, TaggingExamples, Tokenizer, build_tag2id, read_column_file, write_column_file
+from fastbert.data.hub_forms import TAGS
 from fastbert.models import TransformerConfig
 from fastbert.packing import PackedBatch
 from fastbert.training.tasks.definition import Array, DataOptions, TaskDefinition, label_names, label_overrides
@@ -99,6 +100,7 @@ TAGGING = TaskDefinition(
     metrics_for=metrics_for,
     purpose="token-classification",
     read=read,
+    hub_form=TAGS,
     head=head,
     encode=encode,
     outputs=outputs,
