@@ -29,7 +29,7 @@ class EvaluateConfig:
 
     Attributes:
         model: directory of the fine-tuned model.
-        data: file of the task's form, with labels.
+        data: file of the task's form with labels, or a data set of the hub (hf://...).
         text_column: column of the text.
         text_pair_column: column of a second text, if the task has pairs.
         label_column: column of the label.

@@ -89,8 +89,8 @@ def fill_weights(
 
     What is missing of the heads is initialised, and what the model has no use for is left out, each with a log record
     that lists the names: a warning, but at level INFO for another head's weights. ValueError, naming them all, for
-    weights of the transformer that are missing and for any of the wrong shape; ``ignore_mismatched_sizes`` counts
-    those of the heads as missing instead.
+    weights of the transformer that are missing and for any of the wrong shape; with ``ignore_mismatched_sizes``
+    those of the heads are initialised too.
     """
     source = files.weights[0].parent
     family = model.config.family
@@ -98,14 +98,17 @@ def fill_weights(
     places = {name: naming.layout(name, family, model.purpose) for name, _ in model.named_parameters()}
     weights: dict[str, Tensor] = {}
     missing: list[str] = []
+    replaced: list[str] = []
     mismatched: list[str] = []
     for name, parameter in model.named_parameters():
         value = naming.from_hugging_face(places[name], stored)
         is_head = not name.startswith("transformer.")
         if value is not None and value.shape == parameter.shape:
             weights[name] = value.to(torch.float32).clone(memory_format=torch.contiguous_format)
-        elif value is None or (is_head and ignore_mismatched_sizes):
+        elif value is None:
             missing.append(name)
+        elif is_head and ignore_mismatched_sizes:
+            replaced.append(name)
         else:
             theirs = _their_names([name], places)
             mismatched.append(f"{theirs} is {tuple(value.shape)}, the model has {tuple(parameter.shape)}")
@@ -114,22 +117,28 @@ def fill_weights(
     if lost := [name for name in missing if require_head or name.startswith("transformer.")]:
         raise ValueError(f"{source}: weights missing: {_their_names(lost, places)}")
 
-    for owner in sorted({name.rpartition(".")[0] for name in missing}):
-        module = model.get_submodule(owner)
-        for name, parameter in list(module.named_parameters(recurse=False)):
-            setattr(module, name, nn.Parameter(torch.empty(parameter.shape)))
-        model.initialise(owner)
+    _initialise(model, missing + replaced)
     model.load_state_dict(weights, strict=False, assign=True)
 
-    if missing:
-        names = _their_names(missing, places)
-        logger.warning("%s: not in the checkpoint, newly initialised, to be trained before use: %s", source, names)
+    for why, names in (("not in the checkpoint", missing), ("of another shape in the checkpoint", replaced)):
+        if names:
+            new = _their_names(names, places)
+            logger.warning("%s: %s, newly initialised, to be trained before use: %s", source, why, new)
     used = {theirs for place in places.values() for theirs in place.names}
     unused = sorted(set(stored) - used)
     for level, is_head in ((logging.INFO, True), (logging.WARNING, False)):  # another head's may be there
         if left_out := [name for name in unused if naming.belongs_to_head(name) == is_head]:
-            names = ", ".join(left_out)
-            logger.log(level, "%s: weights that %s does not use: %s", source, type(model).__name__, names)
+            listed = ", ".join(left_out)
+            logger.log(level, "%s: weights that %s does not use: %s", source, type(model).__name__, listed)
+
+
+def _initialise(model: PretrainedModel, names: Iterable[str]) -> None:
+    """Give parameters on the meta device, and those beside them, the values that training starts from."""
+    for owner in sorted({name.rpartition(".")[0] for name in names}):
+        module = model.get_submodule(owner)
+        for name, parameter in list(module.named_parameters(recurse=False)):
+            setattr(module, name, nn.Parameter(torch.empty(parameter.shape)))
+        model.initialise(owner)
 
 
 def save(model: PretrainedModel, directory: str | os.PathLike[str]) -> None:

@@ -103,7 +103,7 @@ def _load_model(
 ) -> PretrainedModel:
     """The pretrained transformer under the task's new head, its embeddings grown for GPT's task tokens."""
     overrides = {**definition.head(records), **dropout_overrides(config)}
-    model = load_for_task(config.model, definition, **overrides)
+    model = load_for_task(config.model, definition, require_head=False, **overrides)
     check_vocabulary(tokenizer, model, str(config.model))
     if model.config.causal and tokenizer.add_task_tokens():
         model.resize_token_embeddings(tokenizer.vocab_size)

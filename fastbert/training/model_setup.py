@@ -24,12 +24,18 @@ def dropout_overrides(config: TrainingConfig) -> dict[str, float]:
 
 
 def load_for_task(
-    name: str | Path, task: TaskDefinition[Any, Any], *, require_head: bool = False, **overrides: Any
+    name: str | Path, task: TaskDefinition[Any, Any], *, require_head: bool, **overrides: Any
 ) -> PretrainedModel:
-    """The class that learns a task in the checkpoint's family, with its weights; see ``from_pretrained``."""
+    """The class that learns a task in the checkpoint's family, with its weights; see ``from_pretrained``.
+
+    With ``require_head`` for a model that is to be used as it is, else for one to be trained, which loses, with a
+    warning, a head of another shape: one of three classes on the way from MNLI to RTE.
+    """
     family = read_config(locate(name).config)
     purpose = task.purpose_for(causal=family.causal)
-    return architecture(family.family, purpose).from_pretrained(name, require_head=require_head, **overrides)
+    return architecture(family.family, purpose).from_pretrained(
+        name, require_head=require_head, ignore_mismatched_sizes=not require_head, **overrides
+    )
 
 
 def check_vocabulary(tokenizer: Tokenizer, model: PretrainedModel, name: str) -> None:

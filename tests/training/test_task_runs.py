@@ -170,15 +170,19 @@ def test_gpt_compares_without_regard_to_order(tmp_path: Path) -> None:
     assert [p.probability for p in one] == pytest.approx([p.probability for p in two], abs=1e-6)
 
 
-def test_a_head_of_another_shape_is_refused_by_name(tmp_path: Path) -> None:
+def test_a_head_of_another_shape_is_made_anew_and_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     rows = data.scored_texts(20, 0)
     model = data.small_model("bert", [str(row["text"]) for row in rows], tmp_path / "model")
     train = data.write_csv(tmp_path / "train.csv", rows)
     numbers = tuned(model, "regression", train, label_column="score", steps=1)
     (tmp_path / "next").mkdir()
     tagged = data.write_conll(tmp_path / "next" / "train.conll", 20, 0)
-    with pytest.raises(ValueError, match=r"wrong shape: classifier.weight is \(1, 128\), the model has \(5, 128\)"):
-        tuned(numbers, "tagging", tagged)
+    caplog.clear()
+    tags = load_pretrained(tuned(numbers, "tagging", tagged, steps=1), "token-classification")
+    assert tags.config.num_labels == 5
+    (said,) = [r.getMessage() for r in caplog.records if "newly initialised" in r.getMessage()]
+    new = "classifier.weight, classifier.bias"
+    assert said.endswith(f"of another shape in the checkpoint, newly initialised, to be trained before use: {new}")
 
 
 @pytest.mark.parametrize(
