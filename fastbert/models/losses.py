@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.utils import _pytree as pytree
 
 from fastbert.ops import cross_entropy
 from fastbert.packing import IGNORE_INDEX, sequence_index
@@ -31,6 +32,9 @@ class LossTerm:
     def mean(self) -> Tensor:
         """The loss of this batch alone; 0 where there is no target."""
         return self.sum / self.count.clamp(min=1)
+
+
+pytree.register_dataclass(LossTerm)  # FSDP's hooks must find the tensor that a backward begins with
 
 
 def check_count(name: str, targets: Tensor, count: int, what: str) -> None:

@@ -24,6 +24,7 @@ from torch import Tensor, nn
 
 from fastbert.files import sha256_of, written_aside
 from fastbert.models.checkpoints import write_tensors
+from fastbert.training.sharding import part_like
 
 logger = logging.getLogger(__name__)
 
@@ -123,11 +124,15 @@ def restore_optimizer(optimizer: torch.optim.Optimizer, model: nn.Module, tensor
     moments: dict[str, dict[str, Tensor]] = {}
     for name, tensor in tensors.items():
         if name.startswith("optimizer."):
-            parameter, _, key = name.removeprefix("optimizer.").rpartition(".")
-            moments.setdefault(parameter, {})[key] = tensor
+            owner, _, key = name.removeprefix("optimizer.").rpartition(".")
+            moments.setdefault(owner, {})[key] = tensor
     parameters = dict(model.named_parameters())
     for name, entries in moments.items():
-        optimizer.state[parameters[name]] = {k: v.to(parameters[name].device) for k, v in entries.items()}
+        parameter = parameters[name]
+        optimizer.state[parameter] = {  # a moment lies as its parameter does, a step counter beside it
+            key: part_like(value, parameter) if value.shape == parameter.shape else value.to(parameter.device)
+            for key, value in entries.items()
+        }
 
 
 def generator_tensors(rank: int) -> dict[str, Tensor]:

@@ -22,10 +22,17 @@ from fastbert.training.tasks.definition import Array, TaskDefinition, TaskExampl
 def batches_of_this_process(
     view: EpochView, tokens_per_batch: int, accelerator: Accelerator
 ) -> Iterator[tuple[list[int], PackedBatch]]:
-    """This process's share of the examples: their indices, and them packed, on its device."""
+    """This process's share of the examples: their indices, and them packed, on its device.
+
+    All processes get as many batches, since a sharded model runs in all of them together; one that would have fewer
+    gets some examples more, with no indices, which do not count.
+    """
     batches = token_budget_batches(view.lengths, tokens_per_batch, seed=0, epoch=0, shuffle=False)
-    for indices in batches[accelerator.process_index :: accelerator.num_processes]:
+    mine = batches[accelerator.process_index :: accelerator.num_processes]
+    for indices in mine:
         yield indices, collate([view[i] for i in indices]).to(accelerator.device)
+    if len(mine) * accelerator.num_processes < len(batches):
+        yield [], collate([view[i] for i in batches[0]]).to(accelerator.device)
 
 
 @torch.no_grad()
@@ -37,11 +44,13 @@ def evaluate_losses(
     # Every process reduces the same terms in the same order, also one that has no batch.
     names = sorted(model.target_counts(collate([view[0]])))
     totals = torch.zeros(len(names), 2, dtype=torch.float64, device=accelerator.device)
-    for _, batch in batches_of_this_process(view, tokens_per_batch, accelerator):
+    for indices, batch in batches_of_this_process(view, tokens_per_batch, accelerator):
         terms = model.loss_terms(batch)
-        totals += torch.stack([torch.stack([terms[name].sum.double(), terms[name].count.double()]) for name in names])
-    sums_and_counts = zip(names, accelerator.reduce(totals).tolist(), strict=True)
-    means = {name: total / max(count, 1.0) for name, (total, count) in sums_and_counts}
+        if indices:
+            sums_and_counts = [torch.stack([terms[name].sum.double(), terms[name].count.double()]) for name in names]
+            totals += torch.stack(sums_and_counts)
+    summed = zip(names, accelerator.reduce(totals).tolist(), strict=True)
+    means = {name: total / max(count, 1.0) for name, (total, count) in summed}
     metrics = {"loss": sum(means.values()), **means}
     if "lm" in means:
         metrics["perplexity"] = math.exp(min(means["lm"], 700.0))
@@ -78,6 +87,8 @@ def compute_outputs(
     loss = torch.zeros(2, dtype=torch.float64, device=accelerator.device)
     for indices, batch in batches_of_this_process(examples, tokens_per_batch, accelerator):
         output = model(batch)
+        if not indices:
+            continue
         outputs.update(zip(indices, task.outputs(output, batch), strict=True))
         if output.loss is not None:
             count = model.target_counts(batch)["task"].double()

@@ -86,7 +86,7 @@ def finetune(config: FinetuneConfig) -> RunResult:
         title=f"fine-tuning {Path(config.model).name}",
         model=model,
         segments=[Segment(train, steps)],
-        save_model=functools.partial(save_with_tokenizer, model, tokenizer),
+        save_model=functools.partial(save_with_tokenizer, tokenizer),
         validate=validate,
         test=test,
         metric=definition.choose_metric(config.metric, model.config),

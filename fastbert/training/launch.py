@@ -11,9 +11,10 @@ from accelerate.utils import DistributedType
 from fastbert.data import Examples
 from fastbert.training.checkpoint import list_checkpoints
 from fastbert.training.config import TrainingConfig
+from fastbert.training.sharding import sharding_wanted
 from fastbert.training.stream import epoch_windows
 
-_SUPPORTED = (DistributedType.NO, DistributedType.MULTI_CPU, DistributedType.MULTI_GPU)
+_SUPPORTED = (DistributedType.NO, DistributedType.MULTI_CPU, DistributedType.MULTI_GPU, DistributedType.FSDP)
 
 
 def launch(config: TrainingConfig) -> Accelerator:
@@ -31,7 +32,11 @@ def launch(config: TrainingConfig) -> Accelerator:
         mixed_precision="no", log_with=None if config.log_to == "none" else config.log_to, project_dir=output
     )
     if accelerator.distributed_type not in _SUPPORTED:
-        raise ValueError(f"accelerate is set to {accelerator.distributed_type.value}; allowed: one process, or DDP")
+        raise ValueError(
+            f"accelerate is set to {accelerator.distributed_type.value}; allowed: one process, DDP or FSDP2"
+        )
+    if sharding_wanted() is not None and config.compile:
+        raise ValueError("compile is True and accelerate is set to FSDP; allowed: one of the two")
     torch.manual_seed(config.seed)
     return accelerator
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import hashlib
 import importlib
 import math
@@ -22,7 +23,7 @@ from accelerate import Accelerator
 from accelerate.utils import gather_object
 from torch import Tensor, nn
 
-from fastbert.models import LossTerm, PretrainedModel
+from fastbert.models import LossTerm, PretrainedModel, architecture
 from fastbert.packing import PackedBatch
 from fastbert.training.checkpoint import (
     Checkpoint,
@@ -44,6 +45,15 @@ from fastbert.training.precision import resolve_precision
 from fastbert.training.recorder import Recorder, format_metrics
 from fastbert.training.replay import save_failed_step
 from fastbert.training.schedule import learning_rate_factor, warmup_steps
+from fastbert.training.sharding import (
+    gradients_kept,
+    part_like,
+    reshard,
+    shard,
+    sharding_wanted,
+    whole,
+    whole_model,
+)
 from fastbert.training.stream import Position, Segment, Share, WindowStream
 
 # Settings that may differ between a run and its resumption. The first change nothing that is computed; the others are
@@ -59,7 +69,7 @@ class Task:
         title: shown beside the progress bar.
         model: the model, on the CPU.
         segments: training examples and how many steps to spend on them, in order.
-        save_model: writes the model and its tokenizer into a directory.
+        save_model: writes a model and the tokenizer into a directory.
         validate: metrics of the model on the held-out data, or None without such data.
         test: metrics of the final model on the test data, or None without such data.
         metric: the metric that chooses the best model.
@@ -72,7 +82,7 @@ class Task:
     title: str
     model: PretrainedModel
     segments: list[Segment]
-    save_model: Callable[[Path], None]
+    save_model: Callable[[PretrainedModel, Path], None]
     validate: Callable[[PretrainedModel], dict[str, float]] | None
     metric: str
     eval_every: int
@@ -122,11 +132,14 @@ class Trainer:
         check_backend(self.model, config.backend)
         if config.gradient_checkpointing:
             self.model.gradient_checkpointing_enable()
+        self.sharding = sharding_wanted()
+        if self.sharding is not None:
+            shard(self.model, self.sharding, accelerator)
         self.optimizer = build_optimizer(
             self.model, learning_rate=config.learning_rate, weight_decay=config.weight_decay
         )
         loss_module = LossTerms(self.model, task.loss_options, compiled=config.compile)
-        self.loss_module = accelerator.prepare_model(loss_module)
+        self.loss_module = loss_module if self.sharding is not None else accelerator.prepare_model(loss_module)
 
         self.identity = self._identity()
         self.position = Position()
@@ -202,21 +215,24 @@ class Trainer:
         for i, share in enumerate(shares):
             batch = share.batch.to(self.accelerator.device)
             synchronise = i + 1 == len(shares)
-            with contextlib.nullcontext() if synchronise else self.accelerator.no_sync(self.loss_module):
+            with contextlib.nullcontext() if synchronise else self._no_sync():
                 with self._autocast():
                     terms = self.loss_module(batch)
                 scales = {name: share.weight * self._weight(name) / max(targets[name], 1.0) for name in terms}
                 loss = torch.stack([term.sum * scales[name] for name, term in terms.items()]).sum()
-                # DDP averages over processes; the counts are global already, so the average is undone.
+                # DDP and FSDP average over processes; the counts are global already, so the average is undone.
                 (loss * self.accelerator.num_processes).backward()
             for name, term in terms.items():
                 sums[name] = sums.get(name, 0) + term.sum.detach() * share.weight
-        norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip or math.inf)
+        norm = whole(torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip or math.inf))
         if not math.isfinite(norm):
             raise FloatingPointError(self._not_finite(shares, sums))
         self.optimizer.step()
         self.optimizer.zero_grad()
         return sums, norm
+
+    def _no_sync(self) -> contextlib.AbstractContextManager[None]:
+        return gradients_kept(self.model) if self.sharding is not None else self.accelerator.no_sync(self.loss_module)
 
     def _weight(self, term: str) -> float:
         return self.task.term_weights.get(term, 1.0)
@@ -263,7 +279,7 @@ class Trainer:
         improved = not self.best or self._better(metrics, self.best)
         if improved:
             self.best, self.evaluations_since_best = metrics, 0
-            self._on_main(lambda: self.task.save_model(self.output))
+            self._save_model()
         return improved
 
     def _measure(
@@ -271,6 +287,7 @@ class Trainer:
     ) -> dict[str, float]:
         with self._autocast():
             metrics = measure(self.model)
+        reshard(self.model)
         if bad := [name for name, value in metrics.items() if not math.isfinite(value)]:
             raise FloatingPointError(f"{split} {', '.join(bad)} not finite after step {self.position.step}")
         recorder.record(self.position.step, split, metrics)
@@ -313,12 +330,14 @@ class Trainer:
             "best": self.best,
             "evaluations_since_best": self.evaluations_since_best,
         }
+        model = whole_model(self.model)
+        moments = {name: whole(value) for name, value in optimizer_tensors(self.optimizer, self.model).items()}
         self._on_main(
             lambda: save_checkpoint(
                 self._checkpoints,
                 self.position.step,
-                save_model=self.task.save_model,
-                tensors={**optimizer_tensors(self.optimizer, self.model), **generators},
+                save_model=functools.partial(self.task.save_model, model),
+                tensors={**moments, **generators},
                 state=state,
                 keep=self.config.keep,
             )
@@ -354,10 +373,18 @@ class Trainer:
         if self.best:
             self._load_weights(self.output)
         else:
-            self._on_main(lambda: self.task.save_model(self.output))
+            self._save_model()
 
+    def _save_model(self) -> None:
+        model = whole_model(self.model)
+        self._on_main(lambda: self.task.save_model(model, self.output))
+
+    @torch.no_grad()
     def _load_weights(self, directory: Path) -> None:
-        self.model.load_state_dict(type(self.model).from_pretrained(directory).state_dict())
+        own, config = self.model.state_dict(), self.model.config
+        saved = architecture(config.family, self.model.purpose).from_pretrained(directory).state_dict()
+        for name, value in saved.items():
+            own[name].copy_(part_like(value, own[name]))
 
     def _on_main(self, action: Callable[[], object]) -> None:
         if self.accelerator.is_main_process:

@@ -62,7 +62,7 @@ def check_backend(model: PretrainedModel, name: str | None) -> None:
     attention(query, query, query, causal=config.causal, dropout_p=dropout_p, backend=name)
 
 
-def save_with_tokenizer(model: PretrainedModel, tokenizer: Tokenizer, directory: Path) -> None:
+def save_with_tokenizer(tokenizer: Tokenizer, model: PretrainedModel, directory: Path) -> None:
     """Write a directory that ``from_pretrained`` and AutoTokenizer read."""
     tokenizer.model_max_length = model.config.max_position_embeddings
     tokenizer.save(directory)

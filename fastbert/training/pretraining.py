@@ -73,7 +73,7 @@ def pretrain(config: PretrainConfig) -> RunResult:
         title=f"pretraining {Path(config.model).name}",
         model=model,
         segments=segments,
-        save_model=functools.partial(save_with_tokenizer, model, tokenizer),
+        save_model=functools.partial(save_with_tokenizer, tokenizer),
         validate=validate,
         metric="loss",
         eval_every=config.eval_every or max(1, steps // 10),

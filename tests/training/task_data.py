@@ -34,7 +34,7 @@ def small_model(family: str, texts: Iterable[str], directory: Path, *, seed: int
     train = Tokenizer.train_byte_bpe if causal else Tokenizer.train_wordpiece
     tokenizer = train(list(texts) * 3, 500)
     config = preset("gpt2-tiny" if causal else "bert-tiny", vocab_size=tokenizer.vocab_size)
-    save_with_tokenizer(architecture(config.family, "pretraining")(config), tokenizer, directory)
+    save_with_tokenizer(tokenizer, architecture(config.family, "pretraining")(config), directory)
     return directory
 
 
