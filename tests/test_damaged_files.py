@@ -139,6 +139,27 @@ def test_token_caches(tmp_path: Path) -> None:
         (directory / name).write_bytes(content)
 
 
+def test_damaged_parts_of_a_token_cache_are_made_again(tmp_path: Path) -> None:
+    corpus, cache = tmp_path / "corpus.txt", tmp_path / "cache"
+    corpus.write_text("\n\n".join(TEXTS), encoding="utf-8")
+    tokenizer = Tokenizer.train_wordpiece(TEXTS, 300)
+
+    def interrupt(*_: int) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        cached_corpus([corpus], tokenizer, cache, progress=interrupt)
+    (part,) = (cache / "parts").glob("*.npz")
+    content = part.read_bytes()
+    expected = cached_corpus([corpus], tokenizer, tmp_path / "other").ids.tobytes()
+    for seed in range(200):
+        part.write_bytes(damaged(content, random.Random(f"part {seed}")))
+        assert cached_corpus([corpus], tokenizer, cache).ids.tobytes() == expected, f"seed {seed}"
+        assert not part.exists()
+        (made,) = {path for path in cache.iterdir() if path.name != "parts"}
+        shutil.rmtree(made)
+
+
 def test_checkpoints_fall_back_to_the_one_before(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     def save(root: Path, step: int) -> Path:
         return save_checkpoint(

@@ -157,7 +157,7 @@ def _load(path: Path) -> TokenPart | None:
     try:
         with np.load(path, allow_pickle=False) as arrays:
             return TokenPart(arrays["ids"], arrays["sentences"], arrays["documents"])
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+    except (OSError, ValueError, KeyError, EOFError, RuntimeError, zipfile.BadZipFile):
         return None  # made again
 
 
