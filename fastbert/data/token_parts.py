@@ -114,17 +114,17 @@ def _workers(tokenizer: Tokenizer, sentence_split: str, processes: int) -> Itera
         yield lambda block: functools.partial(_tokenize_block, block, tokenizer, sentence_split)
         return
     # loky's processes import this module and not the user's script, which needs no `if __name__ == "__main__"` then.
-    pool = loky.ProcessPoolExecutor(processes, initializer=_begin_worker)
+    pool = loky.ProcessPoolExecutor(processes, initializer=_begin_worker, initargs=(os.getpid(),))
     try:
         yield lambda block: pool.submit(_tokenize_block, block, tokenizer, sentence_split).result
     finally:
         pool.shutdown(kill_workers=True)  # what they have not finished, nobody waits for
 
 
-def _begin_worker() -> None:
+def _begin_worker(parent: int) -> None:
     os.environ["TOKENIZERS_PARALLELISM"] = "false"  # the processes are the parallelism
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to answer
-    threading.Thread(target=_end_after, args=(os.getppid(),), daemon=True).start()
+    threading.Thread(target=_end_after, args=(parent,), daemon=True).start()
 
 
 def _end_after(parent: int) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from torch._subclasses.fake_tensor import FakeTensorMode
+from torch._subclasses import fake_tensor
 
 from fastbert.ops import bias_gelu, cross_entropy, dropout_add_layer_norm, elementwise, extension, triton_runtime
 
@@ -19,13 +19,15 @@ def gpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     monkeypatch.setattr(triton_runtime, "MISSING", None)
     monkeypatch.setattr(torch.version, "hip", None)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    # Where torch is built for CUDA, a first fake tensor on a GPU asks for its driver.
+    monkeypatch.setattr(fake_tensor, "init_gpu_context", lambda device: None, raising=False)
 
     def capability(major: int) -> None:
         triton_runtime._remembered.cache_clear()
         monkeypatch.setattr(torch.cuda, "get_device_properties", lambda index: SimpleNamespace(major=major))
 
     capability(8)
-    with FakeTensorMode():
+    with fake_tensor.FakeTensorMode():
         yield capability
     triton_runtime._remembered.cache_clear()
 

@@ -88,6 +88,12 @@ def test_other_masks_are_torch_s(seed: int, name: str) -> None:
         scaled_dot_product_attention(*inputs, attn_mask=OTHER_MASKS[name], backend="reference")
 
 
+# torch 2.11's kernel for CPUs divides by the number of heads, which ends the process.
+TORCH_TAKES_NO_HEADS = pytest.mark.skipif(
+    torch.torch_version.TorchVersion(torch.__version__) < "2.13", reason="torch's own attention crashes without heads"
+)
+
+
 @pytest.mark.parametrize(
     ("shapes", "reason"),
     [
@@ -99,7 +105,7 @@ def test_other_masks_are_torch_s(seed: int, name: str) -> None:
         (((2, 4, 5, 8), (4, 7, 8), (4, 7, 8)), "batch dimensions that broadcast"),
         (((2, 1, 5, 8), (2, 4, 7, 8), (2, 4, 7, 8)), "head dimensions that broadcast"),
         (((5, 8), (3, 7, 8), (3, 7, 8)), "head dimensions that broadcast"),
-        (((2, 0, 5, 8), (2, 0, 7, 8), (2, 0, 7, 8)), "no heads"),
+        pytest.param(((2, 0, 5, 8), (2, 0, 7, 8), (2, 0, 7, 8)), "no heads", marks=TORCH_TAKES_NO_HEADS),
     ],
 )
 def test_what_the_contract_does_not_cover_is_torch_s(
