@@ -35,8 +35,11 @@ def launch(config: TrainingConfig) -> Accelerator:
         raise ValueError(
             f"accelerate is set to {accelerator.distributed_type.value}; allowed: one process, DDP or FSDP2"
         )
-    if sharding_wanted() is not None and config.compile:
-        raise ValueError("compile is True and accelerate is set to FSDP; allowed: one of the two")
+    if sharding_wanted() is not None:
+        if config.compile:
+            raise ValueError("compile is True and accelerate is set to FSDP; allowed: one of the two")
+        if accelerator.num_processes == 1:
+            raise ValueError("accelerate is set to FSDP and there is one process; allowed: two or more")
     torch.manual_seed(config.seed)
     return accelerator
 

@@ -211,6 +211,7 @@ def test_fsdp_fine_tunes_with_uneven_evaluation(corpus, reviews, tmp_path):
         ({"FSDP_OFFLOAD_PARAMS": "true"}, {}, "fsdp_offload_params; allowed: false"),
         ({"FSDP_ACTIVATION_CHECKPOINTING": "true"}, {}, "allowed: gradient_checkpointing instead"),
         ({}, {"compile": True}, "compile is True and accelerate is set to FSDP"),
+        ({}, {}, "there is one process; allowed: two or more"),
     ],
 )
 def test_what_fsdp_does_not_do_is_said(corpus, tmp_path, monkeypatch, environment, options, message):
