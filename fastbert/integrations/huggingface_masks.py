@@ -57,6 +57,10 @@ class AttentionMask(NamedTuple):
     packing: Packing | None = None
     unused: int = 0
 
+    def contiguous(self) -> AttentionMask:
+        """Itself. ``generate`` with a static cache asks every mask for it in some releases of transformers (5.20)."""
+        return self
+
     @property
     def ndim(self) -> int:
         """Of the mask this stands for: transformers leaves a mask of four dimensions that it is given alone."""

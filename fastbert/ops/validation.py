@@ -229,7 +229,7 @@ def _check_qkv(q: Tensor, k: Tensor, v: Tensor, form: str, dims: int) -> None:
 
 
 def _check_window(window: tuple[int | None, int | None]) -> None:
-    if not isinstance(window, tuple | list) or len(window) != 2:
+    if not isinstance(window, (tuple, list)) or len(window) != 2:  # torch 2.9 cannot trace tuple | list
         raise TypeError(f"attention: window is {window!r}; it must be a pair (left, right) or None")
     for side in window:
         if side is None:

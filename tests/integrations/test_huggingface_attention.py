@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -74,8 +75,9 @@ def test_a_prompt_in_pieces(name: str, kind: str) -> None:
         cache = transformers.DynamicCache(config=model.config)
     else:
         cache = transformers.StaticCache(config=model.config, max_cache_len=20)
+    keyword = "cache" if "cache" in inspect.signature(model.forward).parameters else "past_key_values"
     with torch.no_grad():
-        logits = [model(piece, cache=cache).logits for piece in input_ids.split([4, 5, 1, 2], dim=1)]
+        logits = [model(piece, **{keyword: cache}).logits for piece in input_ids.split([4, 5, 1, 2], dim=1)]
         whole = models.make(name, "sdpa")(input_ids).logits
     torch.testing.assert_close(torch.cat(logits, 1), whole, **CLOSE)
 
