@@ -18,7 +18,7 @@ from fastbert.files import replaced
 from fastbert.hub import hub_failure
 
 SCHEME = "hf://"
-_NAME = re.compile(r"hf://(?P<path>[\w.-]+(?:/[\w.-]+){0,2})(?::(?P<split>[\w.]+))?")
+_NAME = re.compile(r"hf://(?P<path>[\w.-]+(?:/[\w.-]+){0,2})(?::(?P<split>[\w.]+(?:\[[\d:%-]*\])?))?")
 
 
 def local_file(name: str, form: FileForm, split: str) -> str:
@@ -28,7 +28,7 @@ def local_file(name: str, form: FileForm, split: str) -> str:
         name: a path, or a data set's name. ``hf://a/b`` is the configuration ``b`` of the data set ``a`` where there is
             one, else the data set ``a/b``.
         form: see :class:`FileForm`.
-        split: the split when the name has none.
+        split: the split when the name has none. That of a name may be cut as ``datasets`` does: ``train[:1000]``.
 
     Raises:
         DataError: no such data set, configuration or split, a hub that cannot be reached (names need a network or a

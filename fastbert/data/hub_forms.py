@@ -62,7 +62,7 @@ def _write_tags(path: Path, rows: Rows, classes: Classes) -> None:
         for number, row in enumerate(rows):
             columns = [row["tokens"], *(row[name] for name in classes if isinstance(row[name], list))]
             for fields in zip(*columns, strict=True):
-                if any(not field or len(field.split()) != 1 for field in fields):
+                if any(not field or re.search(r"[ \t\r\n]", field) for field in fields):
                     raise DataError(f"row {number} has {fields!r}; a column file takes no empty field and no space")
                 file.write(" ".join(fields) + "\n")
             file.write("\n")
@@ -93,9 +93,7 @@ def glue_form(layout: GlueLayout) -> FileForm:
                 texts = [str(value) for name, value in row.items() if name not in ("label", "idx")]
                 fields = [str(row["idx"]), *texts, _glue_label(row["label"], layout, classes.get("label", []))]
                 if len(fields) != len(header) or any(re.search(r"[\t\n\r]", text) for text in texts):
-                    raise DataError(
-                        f"the row {fields!r} is none of this task: it has {', '.join(header)}, without tabs"
-                    )
+                    raise DataError(f"the row {fields!r} does not fit {', '.join(header)}; texts take no tabs")
                 file.write("\t".join(fields) + "\n")
 
     return FileForm(".tsv", write)
@@ -104,7 +102,7 @@ def glue_form(layout: GlueLayout) -> FileForm:
 def _glue_label(label: Any, layout: GlueLayout, names: list[str]) -> str:
     if label is None:
         return ""
-    return str(names.index(label)) if layout.labels == ("0", "1") else str(label)
+    return str(names.index(label)) if names and layout.labels == ("0", "1") else str(label)
 
 
 TABLE = FileForm(".jsonl", _write_table)

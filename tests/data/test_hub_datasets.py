@@ -39,6 +39,8 @@ HUB: dict[tuple[str, ...], Dataset] = {
     ("glue", "mnli"): dataset(
         {"premise": TEXT, "hypothesis": TEXT, "label": NLI, "idx": Value("int32")}, ("a", "b", 2, 7), ("c", "d", 0, 8)
     ),
+    ("glue", "plain"): dataset({**MRPC, "label": Value("int64")}, ("a", "b\u00a0c", 1, 0)),
+    ("glue", "tabs"): dataset(MRPC, ("a\tb", "c", 1, 0)),
     ("glue", "unlabelled"): dataset(MRPC, ("a", "b", -1, 3)),
     ("owner/reviews",): dataset({"text": TEXT, "label": ClassLabel(names=["bad", "good"])}, ("so\nso", 1), ("no", 0)),
     ("owner/reviews", "de"): dataset({"text": TEXT, "label": Value("int64")}, ("ja", 3)),
@@ -76,11 +78,11 @@ HUB: dict[tuple[str, ...], Dataset] = {
 @pytest.fixture(autouse=True)
 def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     def load(*name: str, split: str) -> Dataset:
-        if split != "train":
+        if split.partition("[")[0] != "train":
             raise ValueError(f"Unknown split \"{split}\". Should be one of ['train'].")
         if name not in HUB:
             raise datasets.exceptions.DatasetNotFoundError(f"Dataset {name} doesn't exist on the Hub")
-        return HUB[name]
+        return HUB[name].select(range(1)) if "[" in split else HUB[name]
 
     monkeypatch.setattr(datasets, "load_dataset", load)
     monkeypatch.setenv("FASTBERT_CACHE", str(tmp_path / "cache"))
@@ -95,6 +97,10 @@ def test_glue_labels_are_those_of_its_files() -> None:
     assert [(r.text, r.text_pair, r.label, r.id) for r in read] == [("a b", "c", "1", "0"), ("d", "e", "0", "4")]
     assert [r.label for r in records("glue/mnli", "hf://glue/mnli")] == ["contradiction", "entailment"]
     assert [float(r.label) for r in records("glue/stsb", "hf://glue/stsb")] == [2.5, 5.0]
+    assert [(r.text_pair, r.label) for r in records("glue/mrpc", "hf://glue/plain")] == [("b\u00a0c", "1")]
+    for task, name in (("glue/mrpc", "hf://glue/tabs"), ("glue/cola", "hf://glue/mrpc")):
+        with pytest.raises(DataError, match=rf"{name}: the row .* does not fit index, "):
+            records(task, name)
 
 
 def test_rows_without_a_label_can_be_predicted_and_not_learnt() -> None:
@@ -120,6 +126,7 @@ def test_tables_keep_their_columns_and_get_class_names() -> None:
 def test_names_may_have_an_owner_a_configuration_and_a_split() -> None:
     assert [r.label for r in records("classification", "hf://owner/reviews/de")] == ["3"]
     assert len(records("classification", "hf://owner/reviews:train")) == 2
+    assert len(records("classification", "hf://owner/reviews:train[:50%]")) == 1
     with pytest.raises(DataError, match=r"hf://owner/reviews:dev: Unknown split \"dev\". Should be one of \['train'\]"):
         records("classification", "hf://owner/reviews:dev")
     with pytest.raises(DataError, match="hf://nothing: the hub has no such data set"):
