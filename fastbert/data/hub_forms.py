@@ -11,6 +11,7 @@ from typing import Any, TypeAlias
 
 from fastbert.data.errors import DataError
 from fastbert.data.glue import GlueLayout
+from fastbert.data.multiple_choice_files import RACE_LETTERS
 
 Rows: TypeAlias = Iterable[Mapping[str, Any]]
 """Rows of a data set, with the names of classes in place of their numbers and None for no class."""
@@ -48,7 +49,7 @@ def _choice_row(row: Mapping[str, Any]) -> dict[str, Any]:
         label = row["label"]
     elif "article" in row:
         made = {"context": row["article"], "question": row["question"], "choices": row["options"]}
-        label = "ABCDEFGHIJ".find(row["answer"]) if row["answer"] else None
+        label = RACE_LETTERS.find(row["answer"]) if row["answer"] else None
     else:
         made = {"context": row["context"], "choices": row["choices"]}
         made |= {name: row[name] for name in ("question", "id") if name in row}

@@ -20,7 +20,7 @@ _STORY_CLOZE = (
     "RandomFifthSentenceQuiz1",
     "RandomFifthSentenceQuiz2",
 )
-_RACE_LETTERS = "ABCDEFGHIJ"
+RACE_LETTERS = "ABCDEFGHIJ"
 
 
 def read_choice_questions(path: str | os.PathLike[str], *, labelled: bool = True) -> list[ChoiceQuestion]:
@@ -132,7 +132,7 @@ def _race(path: Path, labelled: bool) -> Iterator[ChoiceQuestion]:
     for i, (question, options) in enumerate(zip(passage["questions"], passage["options"], strict=True)):
         place = f"question {i + 1}"
         choices = _choices(options, "options", path, 1, place)
-        letters = tuple(_RACE_LETTERS[: len(choices)])
+        letters = tuple(RACE_LETTERS[: len(choices)])
         answer = passage["answers"][i] if labelled else None
         if labelled and answer not in letters:
             allowed = ", ".join(letters)
@@ -161,8 +161,8 @@ def _filled(text: str, column: str, path: Path, number: int) -> str:
 def _choices(values: object, name: str, path: Path, number: int, place: str) -> tuple[str, ...]:
     if not isinstance(values, list) or not all(isinstance(value, str) and value.strip() for value in values):
         raise DataError(f'{path}, {place}: "{name}" must be a list of texts, none of them empty, got {values!r}')
-    if not 2 <= len(values) <= len(_RACE_LETTERS):
-        raise DataError(f'{path}, {place}: "{name}" has {len(values)} texts; allowed: 2 to {len(_RACE_LETTERS)}')
+    if not 2 <= len(values) <= len(RACE_LETTERS):
+        raise DataError(f'{path}, {place}: "{name}" has {len(values)} texts; allowed: 2 to {len(RACE_LETTERS)}')
     return tuple(require_text(value, name, path, number) for value in values)
 
 

@@ -53,6 +53,7 @@ from fastbert.training.sharding import (
     sharding_wanted,
     whole,
     whole_model,
+    whole_tensors,
 )
 from fastbert.training.stream import Position, Segment, Share, WindowStream
 
@@ -331,7 +332,7 @@ class Trainer:
             "evaluations_since_best": self.evaluations_since_best,
         }
         model = whole_model(self.model)
-        moments = {name: whole(value) for name, value in optimizer_tensors(self.optimizer, self.model).items()}
+        moments = whole_tensors(optimizer_tensors(self.optimizer, self.model))
         self._on_main(
             lambda: save_checkpoint(
                 self._checkpoints,

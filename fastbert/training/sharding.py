@@ -11,7 +11,7 @@ is known by its methods here.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -73,10 +73,15 @@ def reshard(model: PretrainedModel) -> None:
             module.reshard()
 
 
-def whole(value: Tensor) -> Tensor:
+def whole(value: Any) -> Tensor:
     """A tensor, or all of a sharded one. All processes must ask for it."""
-    gathered: Tensor = value.full_tensor() if hasattr(value, "full_tensor") else value
+    gathered: Tensor = value.full_tensor() if _in_parts(value) else value
     return gathered
+
+
+def whole_tensors(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Tensors, and all of each sharded one on the CPU, so that a GPU holds one whole at a time. See :func:`whole`."""
+    return {name: whole(value).cpu() if _in_parts(value) else value for name, value in tensors.items()}
 
 
 def whole_model(model: PretrainedModel) -> PretrainedModel:
@@ -85,17 +90,21 @@ def whole_model(model: PretrainedModel) -> PretrainedModel:
         return model
     with torch.device("meta"):
         copy = architecture(model.config.family, model.purpose)(model.config)  # its own class has become FSDP's
-    copy.load_state_dict({name: whole(value).cpu() for name, value in model.state_dict().items()}, assign=True)
+    copy.load_state_dict(whole_tensors(model.state_dict()), assign=True)
     return copy.eval()
 
 
 def part_like(value: Tensor, like: Any) -> Tensor:
     """A tensor where another one lies, and sharded as that is."""
-    if not hasattr(like, "placements"):
+    if not _in_parts(like):
         return value.to(like.device)
     from torch.distributed.tensor import distribute_tensor
 
     return distribute_tensor(value.to(like.device), like.device_mesh, like.placements, src_data_rank=None)
+
+
+def _in_parts(value: Tensor) -> bool:
+    return hasattr(value, "full_tensor")
 
 
 def _is_sharded(module: nn.Module) -> bool:
